@@ -1,0 +1,26 @@
+"""Errors a user can cause, each one sentence: what is wrong, what was expected, what to do."""
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["TesseraError", "UsageError", "suggest"]
+
+
+class TesseraError(Exception):
+    """A failure with a sentence for the user (a broken file, a full disk). The command line exits with 1."""
+
+    exit_code = 1
+
+
+class UsageError(TesseraError, ValueError):
+    """A wrong argument, name, recipe key or setting. The command line exits with 2."""
+
+    exit_code = 2
+
+
+def suggest(kind: str, name: str, known: Iterable[str]) -> str:
+    """The sentence for an unknown name: `unknown sampler 'purty': did you mean 'purity'? Known: …`."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f" did you mean {near[0]!r}?" if near else ""
+    return f"unknown {kind} {name!r}:{hint} known: {', '.join(known)}"

@@ -1,0 +1,122 @@
+"""A flow turns a context (words, a label, nothing) into data: it binds codec, context encoder, network and process.
+
+    prompt → context;   x_T → predict(x_t, t) = log p(x_0 | x_t, context) → sampler + process → x_0 → codec.decode → pictures
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from tessera.codecs.codec import TokenCodec
+from tessera.contexts.context import Context, ContextEncoder
+from tessera.errors import UsageError
+from tessera.guidance.classifier_free import classifier_free, is_guided
+from tessera.guidance.temperature import temper
+from tessera.guidance.truncation import truncate
+from tessera.processes.discrete import log_posterior
+from tessera.processes.discrete_loss import DiscreteLoss
+from tessera.randomness import Draws
+from tessera.samplers.loop import Callback, run
+from tessera.samplers.registry import token_sampler
+from tessera.samplers.sampler import Predict, TokenSampler
+
+__all__ = ["SamplingSettings", "TokenFlow"]
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How to sample. Every setting works with every token sampler and model.
+
+    sampler: a registered name or a sampler object.
+    steps: number of steps; None takes one step per time of the process.
+    guidance: classifier-free guidance scale; 1 is none.
+    truncation: float in (0, 1]: keep the most probable classes of this mass (top-r); int ≥ 1: keep that many classes (top-k).
+    temperature: divides the log-probabilities; 1 is none.
+    start: share of the process to run, in (0, 1]; below 1 it starts from a given picture (image-to-image).
+    """
+
+    sampler: str | TokenSampler = "ancestral"
+    steps: int | None = None
+    guidance: float = 1.0
+    truncation: float | int | None = None
+    temperature: float = 1.0
+    start: float = 1.0
+
+
+class TokenFlow(nn.Module):
+    """A flow over codebook tokens.
+
+    Args:
+        codec: pictures ⇄ tokens; frozen while the flow trains.
+        context_encoder: prompts → context.
+        network: (x_t [B, N], timestep index t - 1 [B], prepared context) → logits of x_0 [B, N, K];
+            its `prepare(context)` computes once per request what depends on the context alone.
+        loss: the training loss; holds the process and the running loss statistics.
+    """
+
+    def __init__(self, codec: TokenCodec, context_encoder: ContextEncoder, network: nn.Module, loss: DiscreteLoss) -> None:
+        super().__init__()
+        self.codec, self.context_encoder, self.network, self.loss = codec, context_encoder, network, loss
+        if codec.classes != loss.process.classes:
+            raise UsageError(
+                f"the codec has {codec.classes} classes but the network was made for {loss.process.classes}: use the codec it was trained with"
+            )
+
+    @property
+    def process(self) -> Any:
+        return self.loss.process
+
+    def predictor(self, context: Context) -> Predict:
+        """The denoiser for one context: `predict(x_t, t)` → log p(x_0 | x_t) [B, N, K]."""
+        prepared = self.network.prepare(context)
+
+        def predict(x_t: Int[Tensor, "b n"], t: Int[Tensor, " b"]) -> Float[Tensor, "b n k"]:
+            return log_posterior(self.network(x_t, t - 1, prepared))
+
+        return predict
+
+    def guided(self, context: Context, settings: SamplingSettings) -> Predict:
+        """The denoiser with guidance, then temperature, then truncation, as `settings` ask."""
+        if is_guided(settings.guidance):
+            batch = self._batch(context)
+            both = self.predictor(Context.cat([context, self.context_encoder.unconditional(batch).to(self.device)]))
+            predict = classifier_free(both, settings.guidance)
+        else:
+            predict = self.predictor(context)
+        return truncate(temper(predict, settings.temperature), settings.truncation)
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        prompts: Sequence[Any],
+        grid: tuple[int, int],
+        settings: SamplingSettings,
+        draws: Draws,
+        callback: Callback | None = None,
+        init: Int[Tensor, "b n"] | None = None,
+    ) -> Int[Tensor, "b n"]:
+        """Tokens of one picture per prompt over `grid` = (h, w).
+
+        `init`: tokens of the pictures to start from when `settings.start` < 1. `callback`: see `samplers.loop.run`.
+        """
+        sampler = token_sampler(settings.sampler) if isinstance(settings.sampler, str) else settings.sampler
+        predict = self.guided(self.context_encoder(prompts).to(self.device), settings)
+        return run(
+            predict, self.process, sampler, batch=len(prompts), n_tokens=grid[0] * grid[1], steps=settings.steps, draws=draws,
+            callback=callback, init=init, start=settings.start,
+        )  # fmt: skip
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    @staticmethod
+    def _batch(context: Context) -> int:
+        value = context.embeddings if context.embeddings is not None else context.labels
+        if value is None:
+            raise UsageError("this model takes no prompt, so it has nothing to guide with: leave guidance at 1")
+        return len(value)

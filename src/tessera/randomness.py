@@ -1,0 +1,64 @@
+"""The one place that draws random numbers.
+
+Image i of a request depends only on (seed, i): every image has its own generator, so a result does not change with the
+batch it was computed in. Numbers are drawn on the CPU and moved, so devices agree too.
+
+Categorical draws invert the cumulative distribution in float64. The float32 Gumbel-max trick cuts the tail of the noise
+and so lowers the effective temperature for large codebooks (Zheng et al. 2024, arXiv 2409.02908).
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+__all__ = ["Draws", "derive_seed"]
+
+
+def derive_seed(*parts: int | str) -> int:
+    """A 63-bit seed that depends on every part, so that streams named differently are independent."""
+    digest = hashlib.blake2b("/".join(str(part) for part in parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+class Draws:
+    """Random numbers for a batch, one independent stream per image.
+
+    Args:
+        seed: the request's seed.
+        indices: the number of each image of this batch within the request.
+        device: where results are put.
+    """
+
+    def __init__(self, seed: int, indices: Sequence[int], device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+        self.generators = [torch.Generator().manual_seed(derive_seed(seed, index)) for index in indices]
+
+    def uniform(self, *shape: int) -> Float[Tensor, "b *shape"]:
+        """float64 values in [0, 1) of shape [B, *shape]; `shape` is the shape for one image."""
+        rows = [torch.rand(shape, generator=g, dtype=torch.float64) for g in self.generators]
+        return torch.stack(rows).to(self.device)
+
+    def normal(self, *shape: int) -> Float[Tensor, "b *shape"]:
+        """float32 standard normal values of shape [B, *shape]."""
+        return torch.stack([torch.randn(shape, generator=g) for g in self.generators]).to(self.device)
+
+    def categorical(self, log_p: Float[Tensor, "b n k"]) -> Int[Tensor, "b n"]:
+        """One class per position from (not necessarily normalised) log-probabilities, classes last."""
+        cumulative = (log_p.double() - log_p.double().amax(-1, keepdim=True)).exp_().cumsum(-1)
+        u = self.uniform(log_p.shape[1]).unsqueeze(-1) * cumulative[..., -1:]
+        # right=True: the first class whose cumulative mass exceeds u, so classes of zero mass are never drawn.
+        return torch.searchsorted(cumulative, u, right=True).squeeze(-1).clamp_(max=log_p.shape[-1] - 1)
+
+    def choose(self, score: Float[Tensor, "b n"], count: int) -> Bool[Tensor, "b n"]:
+        """`count` positions per image, drawn without replacement in proportion to `score`; score 0 is never chosen.
+
+        Successive sampling by exponential races (Efraimidis & Spirakis 2006): the `count` largest of log(score) - log(-log u).
+        """
+        u = self.uniform(score.shape[1]).clamp_(min=1e-300)
+        keys = score.double().log() - (-u.log()).log()
+        chosen = torch.zeros_like(score, dtype=torch.bool)
+        chosen.scatter_(1, keys.topk(count, dim=1).indices, True)
+        return chosen & (score > 0)

@@ -1,0 +1,9 @@
+"""Every public signature's shapes and types are checked while the tests run."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: xdist workers share the cores
+
+from jaxtyping import install_import_hook
+
+install_import_hook("tessera", "beartype.beartype")
