@@ -1,0 +1,59 @@
+"""Every part by name. A new codec, context encoder, network, sampler or dataset is one file and one line here.
+
+Entries are "module:Class", imported when asked for, so that names can be listed without importing torch.
+Model parts keep their constructor arguments in `part.config` (JSON values); `build` makes the same part from them again.
+"""
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+from tessera.errors import UsageError, suggest
+
+__all__ = ["CODECS", "CONTEXTS", "DATASETS", "NETWORKS", "SAMPLERS", "build", "look_up"]
+
+CODECS = {
+    "vqgan": "tessera.codecs.vqgan:VQGAN",
+    "patch": "tessera.codecs.patch:PatchVQ",
+}
+CONTEXTS = {
+    "none": "tessera.contexts.context:Unconditional",
+    "labels": "tessera.contexts.labels:Labels",
+    "clip-text": "tessera.contexts.clip:CLIPText",
+    "words": "tessera.contexts.words:Words",
+}
+NETWORKS = {
+    "vq-diffusion": "tessera.families.vq_diffusion.network:TokenTransformer",
+}
+SAMPLERS = {
+    "ancestral": "tessera.samplers.ancestral:Ancestral",
+    "skipping": "tessera.samplers.skipping:Skipping",
+    "high-quality": "tessera.samplers.purity:HighQuality",
+    "purity": "tessera.samplers.purity:Purity",
+}
+DATASETS = {
+    "scenes": "tessera.data.scenes:Scenes",
+    "folder": "tessera.data.folder:Folder",
+    "coco": "tessera.data.coco:COCO",
+    "cub": "tessera.data.cub:CUB",
+    "imagenet": "tessera.data.imagenet:ImageNet",
+}
+
+
+def look_up(kind: str, table: Mapping[str, str], name: str) -> Any:
+    """The class registered under `name`; UsageError naming the nearest one otherwise."""
+    if name not in table:
+        raise UsageError(suggest(kind, name, table))
+    module, _, attribute = table[name].partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def build(kind: str, table: Mapping[str, str], config: Mapping[str, Any]) -> Any:
+    """The part described by `config`: its registered name under "kind", the other entries its constructor's arguments."""
+    arguments = dict(config)
+    name = arguments.pop("kind")
+    made = look_up(kind, table, name)
+    try:
+        return made(**arguments)
+    except TypeError as error:
+        raise UsageError(f"bad configuration of {kind} {name!r}: {error}") from error
