@@ -1,0 +1,42 @@
+# Each target makes what it needs. PYTHON picks the interpreter of a new .venv (3.11 or later).
+PYTHON ?= python3
+PROMPT ?= a red circle above a blue square
+WORKERS ?= 2
+export PROMPT  # through the environment, so that quotes in it reach tessera unharmed
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install generate test lint bench clean
+
+help:  ## what can be made
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 12
+
+install: $(INSTALLED)  ## .venv with tessera and everything to develop it; quick when nothing changed
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tessera needs Python 3.11 or later: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+generate: $(INSTALLED)  ## 4 pictures of PROMPT="..." in out/
+	@$(BIN)/tessera generate "$$PROMPT" -n 4 -o out
+
+test: $(INSTALLED)  ## the whole suite
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+lint: $(INSTALLED)  ## style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(INSTALLED)  ## time and memory to the first picture, and of start-up
+	$(BIN)/python benchmarks/generate.py
+
+clean:  ## removes .venv and caches; keeps out/ and runs/
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
