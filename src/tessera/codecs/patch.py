@@ -1,0 +1,75 @@
+"""A codec without context: every patch of f × f pixels is one token, whatever surrounds it.
+
+    z = W patch + b,   k = argmin_j |z - e_j|²,   picture patch = MLP(e_k)
+
+A convolutional encoder with normalisation over space and zero padding gives one flat background dozens of codes (global statistics and borders leak
+in), which a diffusion model must then learn as noise. Here equal patches have equal codes, so a flat cell has exactly one.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from tessera.codecs.codec import TokenCodec
+from tessera.codecs.quantizers import EMA
+
+__all__ = ["PatchVQ"]
+
+
+class PatchVQ(TokenCodec):
+    """Patch-local vector quantisation with an EMA codebook.
+
+    Args:
+        classes: codebook size K.
+        factor: patch side f in pixels.
+        dim: width of a code.
+        hidden: width of the decoder's hidden layers.
+        commitment: weight β of |z - sg[e]|².
+        decay: γ of the codebook's running means.
+        patience: updates without use after which a code restarts.
+        distinct: a patch gets a code of its own only when its squared error exceeds this share of the batch's variance.
+    """
+
+    def __init__(
+        self, classes: int = 2560, factor: int = 8, dim: int = 48, hidden: int = 256, commitment: float = 0.25, decay: float = 0.99,
+        patience: int = 200, distinct: float = 1e-3,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.config = {
+            "kind": "patch", "classes": classes, "factor": factor, "dim": dim, "hidden": hidden, "commitment": commitment, "decay": decay,
+            "patience": patience, "distinct": distinct,
+        }  # fmt: skip
+        self.classes, self.factor = classes, factor
+        pixels = 3 * factor * factor
+        self.encoder = nn.Linear(pixels, dim)
+        nn.init.orthogonal_(self.encoder.weight)  # distances between patches survive, so the first codes are already distinct patches
+        nn.init.zeros_(self.encoder.bias)
+        self.quantizer = EMA(classes, dim, commitment=commitment, distinct=distinct, patience=patience, decay=decay)
+        self.decoder = nn.Sequential(
+            nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, pixels)
+        )  # fmt: skip
+
+    def encode(self, image: Float[Tensor, "b 3 h w"]) -> Int[Tensor, "b n"]:
+        return self.quantizer.tokens(self.encoder(self._patches(image)))
+
+    def decode(self, tokens: Int[Tensor, "b n"], grid: tuple[int, int]) -> Float[Tensor, "b 3 h w"]:
+        return self._picture(self.decoder(self.quantizer.embed(tokens)), grid).clamp(-1, 1)
+
+    def training_loss(self, image: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+        """Mean squared error plus commitment, and a report: mse (of values in [-1, 1]), psnr in dB, commitment, usage, perplexity."""
+        patches = self._patches(image)
+        quantized = self.quantizer(self.encoder(patches).flatten(0, 1))
+        mse = F.mse_loss(self.decoder(quantized.values), patches.flatten(0, 1))
+        psnr = 10 * math.log10(4) - 10 * mse.detach().log10()
+        report = {"mse": mse.detach(), "psnr": psnr, "commitment": quantized.loss.detach(), **self.quantizer.report()}
+        return mse + quantized.loss, report
+
+    def _patches(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n p"]:
+        self.grid((image.shape[2], image.shape[3]))
+        return F.pixel_unshuffle(image, self.factor).flatten(2).transpose(1, 2)
+
+    def _picture(self, patches: Float[Tensor, "b n p"], grid: tuple[int, int]) -> Float[Tensor, "b 3 h w"]:
+        return F.pixel_shuffle(patches.transpose(1, 2).unflatten(2, grid), self.factor)
