@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-__all__ = ["Draws", "derive_seed"]
+__all__ = ["BatchDraws", "Draws", "derive_seed"]
 
 
 def derive_seed(*parts: int | str) -> int:
@@ -36,12 +36,12 @@ class Draws:
         self.device = torch.device(device)
         self.generators = [torch.Generator().manual_seed(derive_seed(seed, index)) for index in indices]
 
-    def uniform(self, *shape: int) -> Float[Tensor, "b *shape"]:
+    def uniform(self, *shape: int) -> Float[Tensor, "b ..."]:
         """float64 values in [0, 1) of shape [B, *shape]; `shape` is the shape for one image."""
         rows = [torch.rand(shape, generator=g, dtype=torch.float64) for g in self.generators]
         return torch.stack(rows).to(self.device)
 
-    def normal(self, *shape: int) -> Float[Tensor, "b *shape"]:
+    def normal(self, *shape: int) -> Float[Tensor, "b ..."]:
         """float32 standard normal values of shape [B, *shape]."""
         return torch.stack([torch.randn(shape, generator=g) for g in self.generators]).to(self.device)
 
@@ -62,3 +62,24 @@ class Draws:
         chosen = torch.zeros_like(score, dtype=torch.bool)
         chosen.scatter_(1, keys.topk(count, dim=1).indices, True)
         return chosen & (score > 0)
+
+
+class BatchDraws(Draws):
+    """Random numbers for a whole batch from one stream: for training, where a batch is one unit and speed counts.
+
+    Args:
+        seed: names the stream; training derives it from the run's seed and the step.
+        batch: B.
+        device: where results are put.
+    """
+
+    def __init__(self, seed: int, batch: int, device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+        self.batch = batch
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def uniform(self, *shape: int) -> Float[Tensor, "b ..."]:
+        return torch.rand((self.batch, *shape), generator=self.generator, dtype=torch.float64).to(self.device)
+
+    def normal(self, *shape: int) -> Float[Tensor, "b ..."]:
+        return torch.randn((self.batch, *shape), generator=self.generator).to(self.device)
