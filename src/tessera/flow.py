@@ -3,7 +3,7 @@
     prompt → context;   x_T → predict(x_t, t) = log p(x_0 | x_t, context) → sampler + process → x_0 → codec.decode → pictures
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,8 @@ from tessera.codecs.codec import TokenCodec
 from tessera.contexts.context import Context, ContextEncoder
 from tessera.errors import UsageError
 from tessera.guidance.classifier_free import classifier_free, is_guided
-from tessera.guidance.temperature import temper
-from tessera.guidance.truncation import truncate
+from tessera.guidance.temperature import check_temperature, temper
+from tessera.guidance.truncation import check_truncation, truncate
 from tessera.processes.discrete import log_posterior
 from tessera.processes.discrete_loss import DiscreteLoss
 from tessera.randomness import Draws
@@ -29,10 +29,10 @@ __all__ = ["SamplingSettings", "TokenFlow"]
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How to sample. Every setting works with every token sampler and model.
+    """How to sample. Every setting works with every token sampler and model. Raises UsageError for a value out of range.
 
-    sampler: a registered name or a sampler object.
-    steps: number of steps; None takes one step per time of the process.
+    sampler: a registered name, with options after a colon (`purity:weight=2`), or a sampler object.
+    steps: number of steps of a whole run; None takes one step per time of the process.
     guidance: classifier-free guidance scale; 1 is none.
     truncation: float in (0, 1]: keep the most probable classes of this mass (top-r); int ≥ 1: keep that many classes (top-k).
     temperature: divides the log-probabilities; 1 is none.
@@ -45,6 +45,17 @@ class SamplingSettings:
     truncation: float | int | None = None
     temperature: float = 1.0
     start: float = 1.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.sampler, str):
+            token_sampler(self.sampler)
+        if self.steps is not None and self.steps < 1:
+            raise UsageError(f"steps must be at least 1, not {self.steps}")
+        is_guided(self.guidance)
+        check_truncation(self.truncation)
+        check_temperature(self.temperature)
+        if not 0 < self.start <= 1:
+            raise UsageError(f"start must be a share of the process above 0 and at most 1, not {self.start}")
 
 
 class TokenFlow(nn.Module):
@@ -63,7 +74,8 @@ class TokenFlow(nn.Module):
         self.codec, self.context_encoder, self.network, self.loss = codec, context_encoder, network, loss
         if codec.classes != loss.process.classes:
             raise UsageError(
-                f"the codec has {codec.classes} classes but the network was made for {loss.process.classes}: use the codec it was trained with"
+                f"the codec has {codec.classes} classes but the network was made for {loss.process.classes}: "
+                "use the codec it was trained with"
             )
 
     @property
@@ -101,7 +113,7 @@ class TokenFlow(nn.Module):
     ) -> Int[Tensor, "b n"]:
         """Tokens of one picture per prompt over `grid` = (h, w).
 
-        `init`: tokens of the pictures to start from when `settings.start` < 1. `callback`: see `samplers.loop.run`.
+        `init`: tokens of the pictures to start from when `settings.start` < 1. `callback`: called after each step; raise to cancel.
         """
         sampler = token_sampler(settings.sampler) if isinstance(settings.sampler, str) else settings.sampler
         predict = self.guided(self.context_encoder(prompts).to(self.device), settings)

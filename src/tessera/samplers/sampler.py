@@ -5,7 +5,7 @@ same noise level. The denoiser is seen only as `predict(x_t, t)`, which returns 
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -16,7 +16,9 @@ from tessera.randomness import Draws
 __all__ = ["Predict", "Step", "TokenSampler"]
 
 Predict = Callable[[Int[Tensor, "b n"], Int[Tensor, " b"]], Float[Tensor, "b n k"]]
-"""(x_t tokens [B, N] with the mask token K, times t [B] in 1..T) → log p(x_0 | x_t) [B, N, K], normalised, in [-70, 0]."""
+"""(x_t tokens [B, N] with the mask token K, times t [B] in 1..T) → log p(x_0 | x_t) [B, N, K], normalised, in [-70, 0].
+
+The result belongs to the caller, who may overwrite it (guidance does): return a new tensor each time."""
 
 
 class Step(NamedTuple):
@@ -27,11 +29,12 @@ class Step(NamedTuple):
     count: int | None = None
 
 
+@runtime_checkable
 class TokenSampler(Protocol):
     """The order of the steps; a small class of its own arithmetic, with the paper's equation in its docstring."""
 
-    def plan(self, process: DiscreteProcess, steps: int | None, n_tokens: int) -> list[Step]:
-        """The steps of a run, from `process.steps` (or an earlier start) down to 0. `steps=None`: one per time of the process."""
+    def plan(self, process: DiscreteProcess, start: int, steps: int, n_tokens: int) -> list[Step]:
+        """The steps of a run from time `start` down to 0, asked for `steps` of them (1 ≤ steps ≤ start ≤ T)."""
         ...
 
     def init(self, x: Int[Tensor, "b n"]) -> Any:

@@ -1,0 +1,39 @@
+"""Classifier-free guidance over token posteriors (Improved VQ-Diffusion, Tang et al. 2022, arXiv 2205.16007, eq. 9).
+
+    log p_s(x_0 | x_t, y) = log p(x_0 | x_t, ∅) + s (log p(x_0 | x_t, y) - log p(x_0 | x_t, ∅)) - log Z
+
+∅ is the learned null prompt, or the empty one for a model that has none (zero-shot). s = 1 is no guidance.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tessera.errors import UsageError
+from tessera.processes.discrete import LOG_FLOOR
+from tessera.samplers.sampler import Predict
+
+__all__ = ["classifier_free", "is_guided"]
+
+
+def is_guided(scale: float) -> bool:
+    """Whether a scale asks for guidance at all; within 0.001 of 1 it does not (as the original). Raises UsageError for NaN and ±inf."""
+    if not math.isfinite(scale):
+        raise UsageError(f"guidance must be a finite number (1 is none, 5 is usual), not {scale}")
+    return abs(scale - 1) >= 1e-3
+
+
+def classifier_free(both: Predict, scale: float) -> Predict:
+    """The guided denoiser. `both` takes a doubled batch whose first half has the prompts and whose second half has none."""
+    if not is_guided(scale):
+        raise UsageError(f"guidance {scale} is none: use the conditional denoiser alone")
+
+    def predict(x_t: Int[Tensor, "b n"], t: Int[Tensor, " b"]) -> Float[Tensor, "b n k"]:
+        log_p = both(torch.cat([x_t, x_t]), torch.cat([t, t]))
+        conditional, unconditional = log_p[: len(x_t)], log_p[len(x_t) :]
+        mixed = torch.lerp(unconditional, conditional, scale)
+        return mixed.log_softmax(-1).clamp_(LOG_FLOOR, 0)
+
+    return predict
