@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -57,9 +58,20 @@ class ContextEncoder(nn.Module):
         """The learned null embedding if there is one, otherwise the encoding of the empty prompt (zero-shot)."""
         raise NotImplementedError
 
+    def extra_files(self) -> dict[str, bytes]:
+        """Files that a saved model needs beside its weights: name → content."""
+        return {}
+
+    def load_extra_files(self, folder: str | Path) -> None:
+        """Takes back what `extra_files` gave, from the folder of a saved model."""
+
 
 class Unconditional(ContextEncoder):
     """The context of models that take no prompt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = {"kind": "none"}
 
     def forward(self, prompts: Sequence[Any]) -> Context:
         return Context()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tessera.contexts.context import Context, ContextEncoder
+from tessera.contexts.null_prompt import fill_null
 from tessera.contexts.prompt_warnings import UnknownWords, warn_truncated
 from tessera.errors import UsageError
 
@@ -121,16 +122,7 @@ class Words(ContextEncoder):
         for block in self.blocks:
             x = block(x, mask)
         context = Context(self.norm(x), mask)
-        if self.null_embedding is None or None not in prompts:
-            return context
-        return self._replace(context, torch.tensor([prompt is None for prompt in prompts], device=ids.device))
-
-    def _replace(self, context: Context, empty: Bool[Tensor, " b"]) -> Context:
-        assert context.embeddings is not None
-        null = self.unconditional(1)
-        assert null.embeddings is not None
-        embeddings = torch.where(empty[:, None, None], null.embeddings.to(context.embeddings.dtype), context.embeddings)
-        return Context(embeddings, None if context.mask is None else context.mask | empty[:, None])
+        return context if self.null_embedding is None else fill_null(context, self.unconditional(1), prompts)
 
     def unconditional(self, batch: int) -> Context:
         if self.null_embedding is None:
