@@ -6,4 +6,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: xdist workers sha
 
 from jaxtyping import install_import_hook
 
-install_import_hook("tessera", "beartype.beartype")
+import tests.typecheck  # noqa: F401  the hook names it
+
+install_import_hook("tessera", "tests.typecheck.checked")
