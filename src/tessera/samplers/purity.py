@@ -103,11 +103,11 @@ class _Reveal:
     ) -> tuple[Int[Tensor, "b n"], None]:
         t = x_t.new_full((len(x_t),), step.t)
         log_p = predict(x_t, t)
-        if step.count is None:
+        if step.reveal is None:
             return process.reverse(log_p, x_t, t, x_t.new_full((len(x_t),), step.s), draws), None
         score = self.score(log_p)
         drawn = draws.categorical(self.sharpen(log_p, score))
-        chosen = draws.choose(score.where(x_t == process.mask, 0), step.count)
+        chosen = draws.choose(score.where(x_t == process.mask, 0), step.reveal)
         return drawn.where(chosen, x_t), None
 
 

@@ -1,6 +1,6 @@
 """Samplers by name, with their options in the name so that a picture's metadata can hold them: `purity:weight=2,per_pass=16`."""
 
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from typing import Any
 
 from tessera.errors import UsageError, suggest
@@ -29,7 +29,8 @@ def sampler_name(sampler: TokenSampler) -> str:
     name = next((n for n, entry in SAMPLERS.items() if entry == f"{type(sampler).__module__}:{type(sampler).__name__}"), None)
     if name is None:
         raise UsageError(f"sampler {type(sampler).__name__} is not registered: add it to the table SAMPLERS")
-    changed = [(f.name, getattr(sampler, f.name)) for f in fields(sampler) if f.default is MISSING or getattr(sampler, f.name) != f.default]
+    values = vars(sampler)  # registered samplers are dataclasses of numbers with defaults
+    changed = [(f.name, values[f.name]) for f in fields(type(sampler)) if values[f.name] != f.default]
     return name + (":" if changed else "") + ",".join(f"{option}={value:g}" for option, value in changed)
 
 

@@ -22,11 +22,11 @@ The result belongs to the caller, who may overwrite it (guidance does): return a
 
 
 class Step(NamedTuple):
-    """From time t to time s ≤ t. `count`: tokens to reveal in this pass, for samplers that fix it in advance."""
+    """From time t to time s ≤ t. `reveal`: tokens to reveal in this pass, for samplers that fix it in advance."""
 
     t: int
     s: int
-    count: int | None = None
+    reveal: int | None = None
 
 
 @runtime_checkable
