@@ -1,0 +1,200 @@
+"""Training a flow over the tokens of a frozen codec."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from tessera.errors import UsageError
+from tessera.flow import SamplingSettings, TokenFlow
+from tessera.model import Model, load
+from tessera.processes.discrete import DiscreteProcess
+from tessera.processes.discrete_loss import DiscreteLoss, LossOutput
+from tessera.processes.schedules import make_schedule
+from tessera.randomness import Draws, derive_seed
+from tessera.registry import CODECS, CONTEXTS, NETWORKS, build, look_up
+from tessera.training.loader import Batch
+from tessera.training.part_folder import load_part
+from tessera.training.recipe import FlowRecipe, NullPromptRecipe
+from tessera.training.task import Panel, StepDraws, Task, to_bytes, to_picture
+
+__all__ = ["FlowTask", "make_flow"]
+
+MASKED_SHARES = 5
+TIME_BINS = 10
+
+
+def make(recipe: FlowRecipe | NullPromptRecipe, size: int) -> FlowTask:
+    """The task of a recipe, its flow new or started from `init`."""
+    if isinstance(recipe, NullPromptRecipe):
+        return FlowTask(_flow_of(recipe.init), recipe, size)
+    flow = make_flow(recipe, size)
+    if recipe.init is not None:
+        started = _flow_of(recipe.init)
+        try:
+            flow.load_state_dict(started.state_dict())
+        except RuntimeError as error:
+            raise UsageError(f"the model in {recipe.init} does not fit the recipe: {str(error).splitlines()[-1].strip()}") from error
+    return FlowTask(flow, recipe, size)
+
+
+def _flow_of(source: str) -> TokenFlow:
+    flows = load(source, device="cpu").flows
+    if "text_to_image" not in flows:
+        raise UsageError(f"the model {source} has no text_to_image flow to start from; it has {', '.join(sorted(flows))}")
+    return flows["text_to_image"]
+
+
+def make_flow(recipe: FlowRecipe, size: int) -> TokenFlow:
+    """The untrained flow of a recipe for square pictures of `size` pixels; what follows from other parts is filled in."""
+    codec: Any = load_part("codec", CODECS, recipe.codec) if isinstance(recipe.codec, str) else build("codec", CODECS, recipe.codec)
+    settings = recipe.model
+    schedule = {"kind": "vq-diffusion", **settings.process}
+    process = DiscreteProcess(make_schedule(**schedule), codec.classes)
+    loss = DiscreteLoss(process, **settings.loss.model_dump())
+    encoder: Any = build("context encoder", CONTEXTS, settings.context)
+    derived = {
+        "classes": codec.classes, "grid": list(codec.grid((size, size))), "timesteps": process.steps,
+        "context_width": getattr(encoder, "width", None) or encoder.config.get("width"),
+    }  # fmt: skip
+    known = inspect.signature(look_up("network", NETWORKS, settings.network.get("kind", ""))).parameters
+    network = {**{name: value for name, value in derived.items() if name in known and value is not None}, **settings.network}
+    return TokenFlow(codec, encoder, build("network", NETWORKS, network), loss)
+
+
+class FlowTask(Task):
+    """Minimises the flow's variational loss over tokens made by its codec.
+
+    Args:
+        flow: what learns; its codec is frozen.
+        recipe: `drop_prompt`, the panel's settings, and what else of the flow learns.
+        size: side of the pictures in pixels.
+    """
+
+    def __init__(self, flow: TokenFlow, recipe: FlowRecipe | NullPromptRecipe, size: int) -> None:
+        super().__init__()
+        self.flow, self.size, self.recipe = flow, size, recipe
+        flow.codec.requires_grad_(False)
+        trains_context = recipe.model.train_context if isinstance(recipe, FlowRecipe) else recipe.train_context
+        if not trains_context:
+            flow.context_encoder.requires_grad_(False)
+        null = getattr(flow.context_encoder, "null_embedding", None)
+        if recipe.drop_prompt > 0:
+            if null is None:
+                raise UsageError("drop_prompt needs a context encoder with a learned null prompt: set its `null: true`")
+            null.requires_grad_(True)
+        if isinstance(recipe, NullPromptRecipe) and recipe.train == "null":
+            flow.network.requires_grad_(False)
+            flow.context_encoder.requires_grad_(False)
+            null.requires_grad_(True)
+        # Compiled code is kept outside the module tree, so that names of the state do not change.
+        self._network: list[Any] = [torch.compile(flow.network) if recipe.compile else flow.network]
+        self.train()
+
+    def train(self, mode: bool = True) -> FlowTask:
+        super().train(mode)
+        self.flow.codec.eval()
+        return self
+
+    def forward(self, batch: Batch, seed: int, total: int) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+        tokens = self.tokens(batch)
+        draws = StepDraws(seed, total, [position % total for position in batch.positions], tokens.device)
+        prompts = batch.prompts
+        if self.recipe.drop_prompt > 0:
+            dropped = (draws.uniform() < self.recipe.drop_prompt).tolist()
+            prompts = [None if drop else prompt for prompt, drop in zip(prompts, dropped, strict=True)]
+        out = self.evaluate(tokens, prompts, draws)
+        report = {"nll": out.auxiliary.detach().mean() / tokens.shape[1]}
+        if out.bound is not None:
+            report["bound"] = out.bound.detach().mean() / tokens.shape[1]
+        return out.loss, report
+
+    def tokens(self, batch: Batch) -> Int[Tensor, "b n"]:
+        """The batch's tokens; the codec runs in float32, because rounding could change them."""
+        if batch.tokens is not None:
+            return batch.tokens
+        assert batch.image is not None
+        with torch.no_grad(), torch.autocast(batch.image.device.type, enabled=False):
+            return self.flow.codec.encode(to_picture(batch.image))
+
+    def evaluate(self, tokens: Int[Tensor, "b n"], prompts: Sequence[Any], draws: Draws, t: Int[Tensor, " b"] | None = None) -> LossOutput:
+        """The loss of clean tokens; `t` fixes the times, drawn otherwise."""
+        context = self.flow.context_encoder(prompts).to(tokens.device)
+        network = self._network[0]
+        p_t = None if t is None else torch.full_like(t, 1 / self.flow.process.steps, dtype=torch.float32)
+        return self.flow.loss(lambda x_t, t: network(x_t, t - 1, context), tokens, draws, t, p_t)
+
+    def live_state(self) -> dict[str, Tensor]:
+        """Everything but the codec and what is frozen."""
+        state = self.state_dict(keep_vars=True)
+        return {
+            name: value.detach()
+            for name, value in state.items()
+            if not name.startswith("flow.codec.") and not (isinstance(value, nn.Parameter) and not value.requires_grad)
+        }
+
+    @torch.no_grad()
+    def panel(self, batches: Sequence[Batch], prompts: Sequence[object], seed: int) -> Panel:
+        steps = self.flow.process.steps
+        times: list[Tensor] = []
+        losses: list[Tensor] = []
+        right = torch.zeros(MASKED_SHARES, dtype=torch.float64)
+        seen = torch.zeros(MASKED_SHARES, dtype=torch.float64)
+        used = torch.zeros(self.flow.codec.classes)
+        count = sum(len(batch.prompts) for batch in batches)
+        for batch in batches:
+            tokens = self.tokens(batch.to(self.device))
+            # Times are spread evenly over 1..T by the picture's number, so that every panel sees the same ones.
+            t = torch.tensor([1 + position * steps // count for position in batch.positions], device=self.device)
+            out = self.evaluate(tokens, batch.prompts, Draws(derive_seed(seed, "panel"), batch.positions, self.device), t)
+            times.append(t.cpu())
+            losses.append((out.auxiliary if out.bound is None else out.bound).float().cpu() / tokens.shape[1])
+            bins = (out.masked.double().mean(1) * MASKED_SHARES).long().clamp(max=MASKED_SHARES - 1).cpu()
+            right.index_add_(0, bins, (out.correct & out.masked).double().sum(1).cpu())
+            seen.index_add_(0, bins, out.masked.double().sum(1).cpu())
+            used += torch.bincount(tokens.flatten(), minlength=len(used)).float().cpu()
+        t_all, loss_all = torch.cat(times), torch.cat(losses)
+        bins = (t_all - 1) * TIME_BINS // steps
+        by_time = [float(loss_all[bins == b].mean()) if (bins == b).any() else float("nan") for b in range(TIME_BINS)]
+        p = used / used.sum()
+        scalars = {
+            "token_accuracy": float(right.sum() / seen.sum().clamp(min=1)),
+            "codes_used": float((used > 0).sum()),
+            "code_perplexity": float(torch.special.entr(p).sum().exp()),
+        }
+        series = {
+            "loss_by_time": ([f"t {1 + b * steps // TIME_BINS}-{(b + 1) * steps // TIME_BINS}" for b in range(TIME_BINS)], by_time),
+            "accuracy_by_masked_share": (
+                [f"{100 * b // MASKED_SHARES}-{100 * (b + 1) // MASKED_SHARES} %" for b in range(MASKED_SHARES)],
+                (right / seen).tolist(),
+            ),
+        }
+        pictures = {"samples": self.samples(prompts, seed)} if prompts else {}
+        return Panel(scalars, series, pictures)
+
+    @torch.no_grad()
+    def samples(self, prompts: Sequence[Any], seed: int) -> Tensor:
+        """One picture per prompt, uint8 [B, 3, H, W], from noise fixed by `seed`."""
+        settings = self.recipe.panel
+        assert settings is not None
+        grid = self.flow.codec.grid((self.size, self.size))
+        steps = None if settings.steps is None else min(settings.steps, self.flow.process.steps)
+        sampling = SamplingSettings(steps=steps, guidance=settings.guidance)
+        with torch.autocast(self.device.type, enabled=False):  # rounding would hide small differences between runs
+            tokens = self.flow.sample(list(prompts), grid, sampling, Draws(seed, range(len(prompts)), self.device))
+            return to_bytes(self.flow.codec.decode(tokens, grid)).cpu()
+
+    def export(self, folder: Path) -> None:
+        recipe = self.recipe
+        steps = None if recipe.panel is None or recipe.panel.steps is None else min(recipe.panel.steps, self.flow.process.steps)
+        defaults = SamplingSettings(steps=steps, guidance=1.0 if recipe.panel is None else recipe.panel.guidance)
+        family = self.flow.network.config["kind"]
+        mode = self.training
+        Model(recipe.name, family, {"text_to_image": self.flow}, (self.size, self.size), defaults).save(folder, overwrite=True)
+        self.train(mode)

@@ -1,0 +1,47 @@
+"""One model part on disk, such as a trained codec: a folder with `part.json`, its constructor's arguments, and `part.safetensors`."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from tessera.atomic import write_folder
+from tessera.errors import TesseraError, UsageError
+from tessera.registry import build
+
+__all__ = ["load_part", "save_part"]
+
+CONFIG = "part.json"
+WEIGHTS = "part.safetensors"
+
+
+def save_part(part: Any, folder: Path) -> None:
+    """Write `part` (a registered module with a `config`); an earlier folder of that name is replaced."""
+    with write_folder(folder) as fresh:
+        (fresh / CONFIG).write_text(json.dumps(part.config, indent=1) + "\n", encoding="utf-8")
+        save_file({name: value.detach().cpu().contiguous() for name, value in part.state_dict().items()}, fresh / WEIGHTS)
+
+
+def load_part(kind: str, table: Mapping[str, str], folder: str | Path) -> nn.Module:
+    """The part in `folder`. `kind` names it in errors ("codec"); `table` is its registry.
+
+    Raises UsageError when there is no such folder, TesseraError when its files are damaged or do not fit each other.
+    """
+    folder = Path(folder)
+    if not (folder / CONFIG).is_file():
+        raise UsageError(f"{folder} is not a trained {kind}: expected a folder with {CONFIG}, as training writes it")
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        weights = load_file(folder / WEIGHTS)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise TesseraError(f"the {kind} in {folder} cannot be read: {error}") from error
+    part: nn.Module = build(kind, table, config)
+    try:
+        part.load_state_dict(weights)
+    except RuntimeError as error:
+        raise TesseraError(f"the {kind} in {folder} does not fit its {CONFIG}: {str(error).splitlines()[-1].strip()}") from error
+    return part.eval()

@@ -1,0 +1,254 @@
+"""Recipes: a training run as typed, checked data.
+
+A recipe is a YAML file. Every key is described below; an unknown key is an error that names the nearest known one. Keys can be
+overridden as `key.sub=value`, the value read as YAML. Model parts and datasets are described by their registered name under
+`kind` and their constructor's arguments, so a new part needs no change here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tessera.errors import UsageError, suggest
+
+__all__ = [
+    "Average", "Checkpoints", "CodecRecipe", "FlowModel", "FlowRecipe", "NullPromptRecipe", "Optimizer", "PanelSettings", "Part",
+    "Recipe", "Schedule", "Validation", "VariationalLoss", "load_recipe",
+]  # fmt: skip
+
+Part = dict[str, Any]
+"""A registered part: its name under "kind", the other entries its constructor's arguments."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Optimizer(Section):
+    kind: Literal["adamw", "muon"] = Field("adamw", description="muon: hidden matrices by Muon, everything else by AdamW")
+    rate: float = Field(description="peak learning rate of AdamW, per step", gt=0)
+    betas: tuple[float, float] = Field((0.9, 0.96), description="AdamW: decay of the first and second moments, per step")
+    weight_decay: float = Field(4.5e-2, description="decoupled weight decay, relative to the learning rate", ge=0)
+    decay: Literal["all", "matrices"] = Field("all", description="what weight decay acts on; the originals: all parameters")
+    muon_rate: float = Field(0.02, description="peak learning rate of Muon, per step", gt=0)
+    clip: float | None = Field(0.5, description="largest global gradient norm; null: no clipping", gt=0)
+
+
+class Schedule(Section):
+    kind: Literal["constant", "linear", "cosine", "plateau"] = Field(
+        "cosine", description="how the learning rate goes on after the warm-up"
+    )
+    warmup: int = Field(0, description="optimiser steps of linear warm-up", ge=0)
+    base: float = Field(0.0, description="learning rate at the start of the warm-up", ge=0)
+    floor: float = Field(0.0, description="learning rate at the end; plateau: the least", ge=0)
+    factor: float = Field(0.5, description="plateau: what the rate is multiplied with", gt=0, lt=1)
+    patience: int = Field(25000, description="plateau: optimiser steps without improvement that are tolerated", ge=0)
+    threshold: float = Field(0.1, description="plateau: relative fall of the loss that counts as improvement", ge=0, lt=1)
+
+
+class Average(Section):
+    decay: float = Field(0.99, description="share of the old average kept by an update", ge=0, lt=1)
+    every: int = Field(25, description="optimiser steps between updates", ge=1)
+    warmup: bool = Field(False, description="start with a smaller decay, (1 + k) / (10 + k) at update k")
+
+
+class Checkpoints(Section):
+    every: int = Field(1000, description="optimiser steps between checkpoints", ge=1)
+    minutes: float | None = Field(10.0, description="also after this many minutes; null: by steps only", gt=0)
+
+
+class Validation(Section):
+    data: Part | None = Field(None, description="dataset to validate on; null: none")
+    examples: int = Field(256, description="pictures, the first of the validation set, with the same noise every time", ge=1)
+    every: int = Field(1000, description="optimiser steps between validations, each with an export of the averaged model", ge=1)
+
+
+class PanelSettings(Section):
+    every: int = Field(1000, description="optimiser steps between sanity panels", ge=1)
+    prompts: list[str | int | None] = Field([], description="fixed prompts to sample; empty: those of the first validation pictures")
+    pictures: int = Field(8, description="reconstructions and samples shown", ge=1)
+    steps: int | None = Field(25, description="sampling steps; null: one per time of the process", ge=1)
+    guidance: float = Field(1.0, description="guidance scale of the samples; 1: none")
+
+
+class Recipe(Section):
+    """What every task has."""
+
+    task: str = Field(description="codec, flow or null-prompt")
+    name: str = Field("model", description="what the trained model is called")
+    out: str = Field(description="run folder: checkpoints, metrics, pictures and the trained model")
+    seed: int = Field(0, description="decides initial weights, data order and noise")
+    data: Part = Field(description="training dataset: {kind: …, its arguments}")
+    size: int | None = Field(None, description="side of the pictures in pixels; null: that of the first picture of the data", gt=0)
+    steps: int = Field(description="optimiser steps", ge=1)
+    batch_size: int = Field(description="pictures per optimiser step, over all processes and accumulated parts", ge=1)
+    accumulate: int = Field(1, description="parts an optimiser step is computed in, to save memory", ge=1)
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="of matrix products; weights and averages stay float32")
+    device: Literal["auto", "cpu"] = Field("auto", description="auto: a GPU if there is one")
+    compile: bool = Field(False, description="torch.compile the network")
+    workers: int = Field(0, description="processes that read data beside each training process", ge=0)
+    optimizer: Optimizer
+    schedule: Schedule = Schedule()
+    ema: Average | None = Field(Average(), description="moving average of the weights; null: none")
+    checkpoint: Checkpoints = Checkpoints()
+    validation: Validation = Validation()
+    panel: PanelSettings | None = Field(PanelSettings(), description="null: no sanity panel")
+    log_every: int = Field(50, description="optimiser steps between lines of metrics", ge=1)
+    tracker: Literal["tensorboard", "none"] = Field("tensorboard", description="where curves and pictures go besides the run folder")
+
+    resumable: ClassVar[frozenset[str]] = frozenset(
+        {"out", "steps", "device", "compile", "workers", "accumulate", "checkpoint", "validation", "panel", "log_every", "tracker"}
+    )
+    """Keys that may change when a run goes on."""
+
+
+class CodecRecipe(Recipe):
+    """Train a codec to reconstruct pictures."""
+
+    task: Literal["codec"]
+    codec: Part = Field(description="the codec to make")
+    init: str | None = Field(None, description="folder of a codec to start from; its configuration must be the same")
+
+
+class VariationalLoss(Section):
+    vb_weight: float = Field(1.0, description="weight of the variational bound; 0: cross-entropy of x_0 only, which is cheaper", ge=0)
+    auxiliary_weight: float = Field(5e-4, description="weight of the cross-entropy of x_0", ge=0)
+    adaptive_auxiliary: bool = Field(True, description="weigh the cross-entropy by 2 - (t - 1)/T")
+    mask_weight: tuple[float, float] = Field((1.0, 1.0), description="weights of masked and of other positions")
+    time_sampling: Literal["importance", "uniform"] = Field("importance", description="how times are drawn")
+
+
+class FlowModel(Section):
+    context: Part = Field({"kind": "none"}, description="the context encoder")
+    train_context: bool = Field(False, description="train the context encoder with the network")
+    network: Part = Field(description="the network; what follows from codec, context and process (classes, grid, …) may be left out")
+    process: Part = Field({"kind": "vq-diffusion", "steps": 100}, description="the noise schedule: its kind, its steps T, its options")
+    loss: VariationalLoss = VariationalLoss()
+
+
+class FlowRecipe(Recipe):
+    """Train a denoiser over the tokens of a trained codec."""
+
+    task: Literal["flow"]
+    codec: str | Part = Field(description="folder of a trained codec, or a codec's description (untrained)")
+    model: FlowModel
+    init: str | None = Field(None, description="model folder to start from; its configuration must be the same")
+    drop_prompt: float = Field(0.0, description="share of prompts replaced by no prompt", ge=0, le=1)
+    token_cache: str | None = Field(None, description="folder for tokens computed once; null: the codec runs at every step")
+
+
+class NullPromptRecipe(Recipe):
+    """Fine-tune a trained flow so that it learns the embedding of no prompt, for classifier-free guidance."""
+
+    task: Literal["null-prompt"]
+    init: str = Field(description="folder of the trained model")
+    drop_prompt: float = Field(0.1, description="share of prompts replaced by no prompt", ge=0, le=1)
+    train: Literal["all", "null"] = Field("all", description="what learns: the whole flow, or the null embedding alone")
+    train_context: bool = Field(False, description="with train=all: whether the context encoder learns too")
+    token_cache: str | None = Field(None, description="folder for tokens computed once; null: the codec runs at every step")
+
+
+RECIPES: dict[str, type[Recipe]] = {"codec": CodecRecipe, "flow": FlowRecipe, "null-prompt": NullPromptRecipe}
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML nearer to its version 1.2: 1e-4 is a number, only true and false are booleans, and keys (`null:`, `on:`) are text."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                key.tag = "tag:yaml.org,2002:str"
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    letter: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|false|False)$"), list("tTfF"))
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"^[-+]?(?:[0-9][0-9_]*)(?:\.[0-9_]*)?[eE][-+]?[0-9]+$|^[-+]?(?:[0-9][0-9_]*)?\.[0-9_]+(?:[eE][-+]?[0-9]+)?$|^[-+]?[0-9][0-9_]*\.$"
+    ),
+    list("-+0123456789."),
+)
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Any:
+    """The recipe in the YAML file `path`, with `key.sub=value` overrides, as the class of its task.
+
+    Raises UsageError for a missing or unreadable file, an unknown key (naming the nearest), or a value out of range.
+    """
+    try:
+        values = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
+    except OSError as error:
+        raise UsageError(f"cannot read the recipe {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"the recipe {path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise UsageError(f"the recipe {path} must be a list of `key: value` lines, not {type(values).__name__}")
+    for override in overrides:
+        _override(values, override)
+    return parse_recipe(values, str(path))
+
+
+def parse_recipe(values: Mapping[str, Any], where: str) -> Any:
+    """A recipe from plain values; `where` names their source in errors."""
+    task = values.get("task")
+    if task not in RECIPES:
+        raise UsageError(f"{where}: {suggest('task', str(task), RECIPES)}")
+    recipe = RECIPES[task]
+    try:
+        return recipe.model_validate(dict(values))
+    except ValidationError as error:
+        raise UsageError(f"{where}: {_sentence(error, recipe)}") from error
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UsageError(f"override {override!r} must read key=value, for example optimizer.rate=1e-4")
+    try:
+        value = yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise UsageError(f"override {override!r}: {text!r} is not a YAML value") from error
+    *parents, last = key.split(".")
+    place: Any = values
+    for parent in parents:
+        if place.get(parent) is None:
+            place[parent] = {}
+        place = place[parent]
+        if not isinstance(place, dict):
+            raise UsageError(f"override {override!r}: {parent!r} holds a value, not further keys")
+    place[last] = value
+
+
+def _sentence(error: ValidationError, recipe: type[Section]) -> str:
+    """The first fault of a recipe, in one sentence."""
+    fault = error.errors()[0]
+    location = [str(part) for part in fault["loc"]]
+    key = ".".join(location)
+    if fault["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(location[-1], _fields(recipe, location[:-1]), n=1)
+        hint = f"did you mean {'.'.join([*location[:-1], near[0]])!r}?" if near else f"known: {', '.join(_fields(recipe, location[:-1]))}"
+        return f"unknown key {key!r}: {hint}"
+    if fault["type"] == "missing":
+        return f"the key {key!r} is missing"
+    return f"{key!r} is {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+
+
+def _fields(section: type[Section], location: Sequence[str]) -> list[str]:
+    for part in location:
+        annotation = section.model_fields[part].annotation
+        candidates = [annotation, *getattr(annotation, "__args__", ())]
+        section = next(c for c in candidates if isinstance(c, type) and issubclass(c, Section))
+    return sorted(section.model_fields)

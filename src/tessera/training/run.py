@@ -1,0 +1,90 @@
+"""From a recipe to a trained model: what `tessera train` does."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from tessera.atomic import write_file
+from tessera.data.dataset import Dataset
+from tessera.errors import TesseraError, UsageError
+from tessera.randomness import derive_seed
+from tessera.registry import DATASETS, build
+from tessera.training.checkpointing import claim
+from tessera.training.recipe import CodecRecipe, FlowRecipe, NullPromptRecipe, Recipe, load_recipe
+from tessera.training.task import Task
+from tessera.training.trainer import Trainer
+
+__all__ = ["make_task", "train"]
+
+
+def train(recipe_path: str | Path, overrides: Sequence[str] = ()) -> Path:
+    """Run a recipe, or go on with it where it stopped. Returns the run folder: the trained model is in its `model/`.
+
+    Raises:
+        UsageError: an error in the recipe, or a run folder in use or with other things in it.
+        Stopped: Ctrl-C; the state is saved.
+        TesseraError: training diverged, or a file could not be read or written.
+    """
+    recipe = load_recipe(recipe_path, overrides)
+    folder = Path(recipe.out)
+    main = int(os.environ.get("RANK", "0")) == 0  # set by torchrun and accelerate launch
+    _check_folder(folder)
+    with claim(folder) if main else nullcontext():
+        data: Dataset = build("dataset", DATASETS, recipe.data)
+        if len(data) == 0:
+            raise UsageError(f"the dataset {recipe.data} is empty: no picture was found")
+        validation: Dataset | None = None if recipe.validation.data is None else build("dataset", DATASETS, recipe.validation.data)
+        torch.manual_seed(derive_seed(recipe.seed, "weights"))
+        task = make_task(recipe, recipe.size or picture_size(data))
+        if main:
+            _write_recipe(folder, recipe)
+        Trainer(task, data, recipe, folder, validation).run()
+    return folder
+
+
+def make_task(recipe: Recipe, size: int) -> Task:
+    """The task of a recipe for square pictures of `size` pixels, with weights drawn from the global generator."""
+    if isinstance(recipe, CodecRecipe):
+        from tessera.training.autoencoder import CodecTask
+
+        return CodecTask(recipe)
+    from tessera.training import flow_task
+
+    assert isinstance(recipe, FlowRecipe | NullPromptRecipe)
+    return flow_task.make(recipe, size)
+
+
+def picture_size(data: Dataset) -> int:
+    """The side of the dataset's pictures, read off its first readable example."""
+    for index in range(min(len(data), 100)):
+        example = data.example(index, 0)
+        if example is not None:
+            height, width = example.image.shape[1:]
+            if height != width:
+                raise UsageError(
+                    f"training pictures must be square, but the data gives {width}x{height}: give the dataset a size to crop to"
+                )
+            return height
+    raise TesseraError(f"none of the first pictures can be read: {next(iter(data.skipped.values()), 'no reason known')}")
+
+
+def _check_folder(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"the run folder {folder} is a file: set another `out`")
+    if folder.is_dir():
+        others = {path.name for path in folder.iterdir()}
+        if others and "run.lock" not in others and "recipe.yaml" not in others:
+            raise UsageError(f"the folder {folder} holds other things than a run ({sorted(others)[0]}): set another `out`")
+
+
+def _write_recipe(folder: Path, recipe: Recipe) -> None:
+    values: Mapping[str, Any] = recipe.model_dump(mode="json")
+    with write_file(folder / "recipe.yaml") as part:
+        part.write_text(yaml.safe_dump(dict(values), sort_keys=False), encoding="utf-8")

@@ -1,0 +1,78 @@
+"""What a trainer trains: a task owns its model and knows its loss, its panel and how to save the result."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from tessera.randomness import BatchDraws
+from tessera.training.loader import Batch
+
+__all__ = ["Panel", "StepDraws", "Task", "to_bytes", "to_picture"]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Answers to "is my run normal?": numbers by name, series (name → (labels, values)), and pictures uint8 [B, 3, H, W]."""
+
+    scalars: dict[str, float] = field(default_factory=dict)
+    series: dict[str, tuple[list[str], list[float]]] = field(default_factory=dict)
+    pictures: dict[str, UInt8[Tensor, "b 3 h w"]] = field(default_factory=dict)
+
+
+class Task(nn.Module):
+    """A training problem. Parameters that require gradients are optimised.
+
+    `forward(batch, seed)` is the loss (a scalar) and a report (name → scalar tensor, detached, for the metrics); every random number in
+    it comes from `seed` and the batch's positions.
+    """
+
+    def forward(self, batch: Batch, seed: int, total: int) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+        """Loss of one batch; `total`: pictures of the whole optimiser step, of which the batch may be a part."""
+        raise NotImplementedError
+
+    def live_state(self) -> dict[str, Tensor]:
+        """The part of the state that training changes: what is averaged and stored in checkpoints."""
+        return {name: value.detach() for name, value in self.state_dict(keep_vars=True).items()}
+
+    def panel(self, batches: Sequence[Batch], prompts: Sequence[object], seed: int) -> Panel:
+        """Diagnosis with the present weights on fixed pictures, prompts and noise."""
+        raise NotImplementedError
+
+    def export(self, folder: Path) -> None:
+        """The trained model with the present weights, as a folder that can be used or trained further; replaces an earlier one."""
+        raise NotImplementedError
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+
+class StepDraws(BatchDraws):
+    """Random numbers for some rows of an optimiser step of `total` pictures: row r draws the same however the step is divided."""
+
+    def __init__(self, seed: int, total: int, rows: Sequence[int], device: torch.device | str = "cpu") -> None:
+        super().__init__(seed, total, device)
+        self.rows = None if len(rows) == total else torch.tensor(rows)
+
+    def uniform(self, *shape: int) -> Float[Tensor, "b ..."]:
+        return self._take(torch.rand((self.batch, *shape), generator=self.generator, dtype=torch.float64))
+
+    def normal(self, *shape: int) -> Float[Tensor, "b ..."]:
+        return self._take(torch.randn((self.batch, *shape), generator=self.generator))
+
+    def _take(self, whole: Tensor) -> Tensor:
+        return (whole if self.rows is None else whole[self.rows]).to(self.device, non_blocking=True)
+
+
+def to_picture(image: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+    """0..255 → [-1, 1]."""
+    return image.float() / 127.5 - 1
+
+
+def to_bytes(image: Float[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 3 h w"]:
+    """[-1, 1] → 0..255, rounded."""
+    return ((image.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)

@@ -1,0 +1,361 @@
+"""The training loop, for every task.
+
+Optimiser step i = 1, 2, … is a function of the state after step i - 1 and of (seed, i) alone: its pictures, its noise and everything
+random come from them (`loader`, `StepDraws`). A checkpoint holds the state after a step, so a run that was killed and goes on computes
+what it would have computed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tessera.data.dataset import Dataset
+from tessera.errors import TesseraError, UsageError
+from tessera.randomness import derive_seed
+from tessera.training.checkpointing import Checkpointer
+from tessera.training.ema import EMA
+from tessera.training.loader import Batch, Batches, batches, fixed_batches
+from tessera.training.optimizers import Optimizers
+from tessera.training.panel import save_panel
+from tessera.training.recipe import Recipe
+from tessera.training.schedules import Decay, Plateau, RateSchedule
+from tessera.training.task import Panel, Task
+from tessera.training.tracking import MetricsFile, TrainingProgress
+
+__all__ = ["Stopped", "Trainer", "make_schedule"]
+
+
+class Stopped(TesseraError):
+    """Training was asked to stop (Ctrl-C or SIGTERM) and has saved its state."""
+
+    exit_code = 130
+
+
+def make_schedule(recipe: Recipe) -> RateSchedule:
+    """The learning-rate schedule of a recipe."""
+    settings, peak = recipe.schedule, recipe.optimizer.rate
+    if settings.kind == "plateau":
+        return Plateau(peak, settings.warmup, settings.base, settings.floor, settings.factor, settings.patience, settings.threshold)
+    return Decay(peak, recipe.steps, settings.kind, settings.warmup, settings.base, settings.floor)
+
+
+class Trainer:
+    """Trains one task by one recipe in one run folder.
+
+    Args:
+        task: what to train.
+        data: the training dataset.
+        recipe: how.
+        folder: the run folder, which the caller has claimed.
+        validation: dataset to validate on and to show in the panel; None: neither.
+
+    Raises:
+        UsageError: the batch cannot be divided among processes and accumulated parts.
+    """
+
+    def __init__(self, task: Task, data: Dataset, recipe: Recipe, folder: Path, validation: Dataset | None = None) -> None:
+        from accelerate import Accelerator, DistributedDataParallelKwargs
+
+        self.recipe, self.folder, self.data = recipe, folder, data
+        self.accelerator = Accelerator(
+            cpu=recipe.device == "cpu",
+            mixed_precision="no",  # precision is a matter of the loss alone, see `_autocast`
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+            log_with=recipe.tracker if recipe.tracker != "none" else None,
+            project_dir=folder,
+        )
+        processes, rank = self.accelerator.num_processes, self.accelerator.process_index
+        parts = processes * recipe.accumulate
+        if recipe.batch_size % parts:
+            raise UsageError(
+                f"batch_size {recipe.batch_size} cannot be divided into {parts} equal parts "
+                f"({processes} processes x accumulate {recipe.accumulate}): make it a multiple of {parts}"
+            )
+        part = recipe.batch_size // parts
+        self.source = Batches(data, recipe.seed, part, stride=part * processes, offset=part * rank)
+        self.main = self.accelerator.is_main_process
+        self.model: Any = self.accelerator.prepare_model(task)
+        self.task = task
+        self.optimizers = Optimizers(task, recipe.optimizer)
+        self.schedule = make_schedule(recipe)
+        live = task.live_state()
+        self.live = live
+        self.ema = EMA(live, recipe.ema.decay, recipe.ema.every, recipe.ema.warmup) if recipe.ema else None
+        self.checkpointer = Checkpointer(folder)
+        self.step = 0
+        self.seconds = 0.0
+        self.pending: list[dict[str, Tensor]] = []  # reports since the last line of metrics
+        self.skipped: dict[str, str] = {}
+        self.fixed = fixed_batches(validation, recipe.validation.examples, part) if validation is not None and self.main else []
+        self._stop = threading.Event()
+
+    def run(self) -> None:
+        """Train up to the recipe's last step, going on from the latest checkpoint.
+
+        Raises:
+            Stopped: Ctrl-C or SIGTERM; the state is saved.
+            TesseraError: the loss is no longer finite; the last checkpoint before that is kept.
+        """
+        self._resume()
+        first = self.step
+        metrics = MetricsFile(self.folder / "metrics.jsonl", self.step) if self.main else None
+        trackers = self._start_trackers()
+        progress = TrainingProgress(self.recipe.steps, self.step, shown=self.main)
+        try:
+            with self._signals():
+                self._loop(metrics, trackers, progress)
+            if self.step > first:
+                self._save()
+            self._export()
+        finally:
+            progress.close()
+            if metrics is not None:
+                metrics.close()
+            for tracker in trackers:
+                tracker.finish()
+
+    def _loop(self, metrics: MetricsFile | None, trackers: Sequence[Any], progress: TrainingProgress) -> None:
+        recipe = self.recipe
+        parts = recipe.accumulate
+        pin = self.accelerator.device.type == "cuda"
+        stream = batches(self.source, self.step * parts, recipe.steps * parts, recipe.workers, pin)
+        last_log = last_save = time.monotonic()
+        logged_step, pause = self.step, 0.0
+        while self.step < recipe.steps:
+            self._train_step(stream)
+            progress.advance()
+            now = time.monotonic()
+            if self.step % recipe.log_every == 0 or self.step == recipe.steps:
+                self._check_finite()
+                line = self._line((self.step - logged_step) * recipe.batch_size / max(now - last_log - pause, 1e-9))
+                self.seconds += now - last_log
+                if metrics is not None:
+                    metrics.write(self.step, "train", {**line, "seconds": round(self.seconds, 1)})
+                    self.accelerator.log({f"train/{name}": value for name, value in line.items()}, step=self.step)
+                progress.note(f"loss {line['loss']:.4g}  {line['images_per_second']:.3g} images/s")
+                last_log, logged_step, pause = now, self.step, 0.0
+            if self._due(recipe.validation.every) and self.fixed:
+                self._validate(metrics)
+                self._export()
+            if recipe.panel and self._due(recipe.panel.every) and self.fixed:
+                self._panel(metrics, trackers)
+            stop = self._asked_to_stop()
+            minutes = recipe.checkpoint.minutes
+            if stop or self.step % recipe.checkpoint.every == 0 or (minutes and time.monotonic() - last_save > 60 * minutes):
+                self._save()
+                last_save = time.monotonic()
+            pause += time.monotonic() - now
+            if stop:
+                raise Stopped(f"stopped after step {self.step}, which is saved: run the same command again to go on")
+
+    def _train_step(self, stream: Iterator[Batch]) -> None:
+        recipe, step = self.recipe, self.step + 1
+        seed = derive_seed(recipe.seed, "train", step)
+        torch.manual_seed(derive_seed(seed, self.accelerator.process_index))  # for dropout, the one thing drawn from global state
+        report: dict[str, Tensor] = {}
+        for part in range(recipe.accumulate):
+            batch = next(stream)
+            self._record_skipped(batch)
+            last = part == recipe.accumulate - 1
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model), self._autocast():
+                loss, values = self.model(batch.to(self.accelerator.device), seed, recipe.batch_size)
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
+                self.accelerator.backward(loss / recipe.accumulate)
+            for name, value in {"loss": loss.detach(), **values}.items():
+                report[name] = report.get(name, 0) + value.float() / recipe.accumulate
+        clip = recipe.optimizer.clip
+        norm = torch.nn.utils.clip_grad_norm_(self.optimizers.parameters, float("inf") if clip is None else clip)
+        self.optimizers.step(self.schedule.rate)
+        self.optimizers.zero_grad()
+        self.schedule.step(self._plateau_loss(report["loss"]))
+        self.step = step
+        if self.ema is not None:
+            self.ema.step(step)
+        self.pending.append({**report, "gradient_norm": norm.detach()})
+
+    def _plateau_loss(self, loss: Tensor) -> float | None:
+        """The loss over all processes, for the one schedule that looks at it; reading it waits for the device."""
+        if self.recipe.schedule.kind != "plateau":
+            return None
+        return float(self.accelerator.reduce(loss, "mean"))
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16")
+
+    def _check_finite(self) -> None:
+        """Stop when a pending loss or gradient is not finite. Called before anything is saved, so checkpoints stay good."""
+        if not self.pending:
+            return
+        values = torch.stack([torch.stack([report["loss"], report["gradient_norm"]]) for report in self.pending])
+        bad = (~values.isfinite()).any(1).nonzero().flatten()
+        if len(bad):
+            first = int(bad[0])
+            step = self.step - len(self.pending) + 1 + first
+            loss, norm = values[first].tolist()
+            raise TesseraError(
+                f"training diverged at step {step}: loss {loss:g}, gradient norm {norm:g}; the last good checkpoint is kept, "
+                "so go on from it with a lower optimizer.rate or precision=float32"
+            )
+
+    def _line(self, images_per_second: float) -> dict[str, Any]:
+        """Means of the pending reports over steps and processes."""
+        names = sorted(self.pending[0])
+        table = torch.stack([torch.stack([report[name] for name in names]) for report in self.pending]).mean(0)
+        means = self.accelerator.reduce(table, "mean").tolist()
+        self.pending.clear()
+        line = dict(zip(names, means, strict=True))
+        return {
+            **line,
+            "rate": self.schedule.rate,
+            "images": self.step * self.recipe.batch_size,
+            "images_per_second": round(images_per_second, 2),
+            "skipped": len(self.skipped),
+        }
+
+    def _due(self, every: int) -> bool:
+        return self.step % every == 0 or self.step == self.recipe.steps
+
+    def _validate(self, metrics: MetricsFile | None) -> None:
+        """The mean loss and report over the fixed pictures, with averaged weights and noise that is the same every time."""
+        sums: dict[str, float] = {}
+        count = sum(len(batch.prompts) for batch in self.fixed)
+        with self._averaged(), self._evaluating(), self._autocast():
+            for batch in self.fixed:
+                loss, report = self.task(batch.to(self.accelerator.device), derive_seed(0, "validation"), count)
+                for name, value in {"loss": loss, **report}.items():
+                    sums[name] = sums.get(name, 0.0) + float(value) * len(batch.prompts) / count
+        if metrics is not None:
+            metrics.write(self.step, "validation", sums)
+            self.accelerator.log({f"validation/{name}": value for name, value in sums.items()}, step=self.step)
+
+    def _panel(self, metrics: MetricsFile | None, trackers: Sequence[Any]) -> None:
+        settings = self.recipe.panel
+        assert settings is not None
+        prompts = settings.prompts or [prompt for batch in self.fixed for prompt in batch.prompts][: settings.pictures]
+        panels: dict[str, Panel] = {}
+        with self._evaluating(), self._autocast():
+            panels["raw"] = self.task.panel(self.fixed, prompts, seed=0)
+            if self.ema is not None:
+                with self._averaged():
+                    panels["ema"] = self.task.panel(self.fixed, prompts, seed=0)
+        images = save_panel(self.folder / "panel", self.step, panels)
+        for weights, panel in panels.items():
+            series = {name: dict(zip(labels, values, strict=True)) for name, (labels, values) in panel.series.items()}
+            if metrics is not None:
+                metrics.write(self.step, "panel", {"weights": weights, **panel.scalars, **series})
+            self.accelerator.log({f"panel-{weights}/{name}": value for name, value in panel.scalars.items()}, step=self.step)
+        for tracker in trackers:
+            tracker.log_images({f"panel/{name}": np.asarray(image)[None] for name, image in images.items()}, self.step, dataformats="NHWC")
+
+    @contextlib.contextmanager
+    def _averaged(self) -> Iterator[None]:
+        with contextlib.nullcontext() if self.ema is None else self.ema.applied():
+            yield
+
+    @contextlib.contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        self.task.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.task.train()
+
+    def _export(self) -> None:
+        """The averaged model, in `model/` of the run folder."""
+        if self.main:
+            with self._averaged():
+                self.task.export(self.folder / "model")
+
+    def _save(self) -> None:
+        self._check_finite()
+        if not self.main:
+            return
+        state = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "recipe": self.recipe.model_dump(mode="json"),
+            "model": self.live,
+            "ema": None if self.ema is None else self.ema.state_dict(),
+            "optimizers": self.optimizers.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "pending": self.pending,
+        }
+        self.checkpointer.save(self.step, state)
+
+    def _resume(self) -> None:
+        state = self.checkpointer.load()
+        if state is None:
+            return
+        stored, wanted = state["recipe"], self.recipe.model_dump(mode="json")
+        changed = [key for key in wanted if key not in self.recipe.resumable and stored.get(key) != wanted[key]]
+        if changed:
+            raise UsageError(
+                f"the run in {self.folder} was started with another {changed[0]!r} ({stored.get(changed[0])}): "
+                "give the same recipe to go on, or another `out` to start anew"
+            )
+        if state["model"].keys() != self.live.keys():
+            different = sorted(state["model"].keys() ^ self.live.keys())
+            raise TesseraError(f"the checkpoint in {self.folder} does not fit the model: {different[0]!r} is in only one of them")
+        with torch.no_grad():
+            for name, value in self.live.items():
+                value.copy_(state["model"][name])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+        self.optimizers.load_state_dict(state["optimizers"])
+        self.schedule.load_state_dict(state["schedule"])
+        device = self.accelerator.device
+        self.pending = [{name: value.to(device) for name, value in report.items()} for report in state["pending"]]
+        self.step, self.seconds = state["step"], state["seconds"]
+
+    def _start_trackers(self) -> list[Any]:
+        if self.recipe.tracker == "none":
+            return []
+        # Curves of steps after the checkpoint, left by a run that was killed, are hidden.
+        self.accelerator.init_trackers("tracker", init_kwargs={"tensorboard": {"purge_step": self.step + 1}})
+        return [self.accelerator.get_tracker("tensorboard")] if self.main else []
+
+    def _record_skipped(self, batch: Batch) -> None:
+        fresh = {path: reason for path, reason in batch.skipped.items() if path not in self.skipped}
+        if fresh:
+            self.skipped.update(fresh)
+            with (self.folder / f"skipped-{self.accelerator.process_index}.txt").open("a", encoding="utf-8") as file:
+                file.writelines(f"{path}\t{reason}\n" for path, reason in fresh.items())
+
+    def _asked_to_stop(self) -> bool:
+        if self.accelerator.num_processes == 1:
+            return self._stop.is_set()
+        if self.step % self.recipe.log_every:
+            return False  # all processes must stop after the same step; asking each other every time would cost
+        asked = torch.tensor(float(self._stop.is_set()), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(asked, "sum") > 0)
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM ask for a stop after the present step; a second one acts at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+        def ask(number: int, frame: Any) -> None:
+            self._stop.set()
+            signal.signal(number, before[number])
+
+        for number in before:
+            signal.signal(number, ask)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
