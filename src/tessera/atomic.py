@@ -56,8 +56,8 @@ def write_folder(folder: Path) -> Iterator[Path]:
     part.mkdir(parents=True)
     try:
         yield part
-        for file in part.rglob("*"):
-            _flush(file)
+        for path in part.rglob("*"):
+            _flush(path)
         if folder.exists():
             folder.rename(aside)
         part.rename(folder)

@@ -4,6 +4,7 @@ Per image, with t drawn with probability p_t and s = t - 1:
 
     bound     = KL( q(x_s | x_t, x_0) || p(x_s | x_t) )  summed over tokens,   for t > 1;      -log p(x_0 | x_1) for t = 1
     auxiliary = -log p(x_0 | x_t)                        summed over tokens
+                (both sums weighted by `mask_weight` for t > 1)
     loss      = (vb_weight bound + auxiliary_weight w_t auxiliary) / p_t,      w_t = 2 - (t - 1)/T if adaptive, else 1
 
 averaged over images and tokens. With uniform times 1/p_t = T: `auxiliary_weight` = 1/T alone is the plain mean cross-entropy.
@@ -11,8 +12,9 @@ Times are drawn in proportion to the root of the running mean square of the loss
 more than ten times (Nichol & Dhariwal 2021, arXiv 2102.09672, eq. 18), uniformly before.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -30,15 +32,15 @@ class LossOutput:
     """What a training step computed.
 
     loss: scalar to differentiate. per_image: [B], its terms before the mean over images and tokens.
-    bound, auxiliary: [B], sums over tokens (bound is None when its weight is 0).
-    kl, decoder_nll: [B], the bound for t > 1 and for t = 1, both evaluated at every t (None without the bound).
+    cross_entropy: [B], -log p(x_0 | x_t), weighted by masked and unmasked tokens and summed over tokens.
+    bound: [B], summed over tokens. kl, decoder_nll: [B], the bound for t > 1 and for t = 1, both at every t. None when vb_weight is 0.
     t, p_t: [B], times and their probabilities. x_0, x_t: [B, N] tokens. logits: [B, N, K], detached.
     masked: [B, N], True where x_t is the mask.
     """
 
     loss: Float[Tensor, ""]
     per_image: Float[Tensor, " b"]
-    auxiliary: Float[Tensor, " b"]
+    cross_entropy: Float[Tensor, " b"]
     bound: Float[Tensor, " b"] | None
     kl: Float[Tensor, " b"] | None
     decoder_nll: Float[Tensor, " b"] | None
@@ -80,7 +82,7 @@ class DiscreteLoss(nn.Module):
         process: DiscreteProcess,
         auxiliary_weight: float = 5e-4,
         adaptive_auxiliary: bool = True,
-        mask_weight: tuple[float, float] = (1.0, 1.0),
+        mask_weight: Sequence[float] = (1.0, 1.0),
         vb_weight: float = 1.0,
         time_sampling: str = "importance",
     ) -> None:
@@ -98,6 +100,14 @@ class DiscreteLoss(nn.Module):
         """Concatenates a [B] tensor over all processes of a distributed run, so that every process keeps the same statistics."""
         self.register_buffer("history", torch.zeros(process.steps))
         self.register_buffer("count", torch.zeros(process.steps))
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """JSON values of the constructor's arguments, the process excepted."""
+        return {
+            "auxiliary_weight": self.auxiliary_weight, "adaptive_auxiliary": self.adaptive_auxiliary, "mask_weight": list(self.mask_weight),
+            "vb_weight": self.vb_weight, "time_sampling": self.time_sampling,
+        }  # fmt: skip
 
     def time_distribution(self) -> Float[Tensor, " times"]:
         """The probability of t = 1..T."""
@@ -162,9 +172,9 @@ class DiscreteLoss(nn.Module):
             bound = torch.where(t == 1, decoder_nll, kl)
         else:
             token_nll = nn.functional.cross_entropy(logits.flatten(0, 1), x_0.flatten(), reduction="none").view_as(x_0)
-        auxiliary = (token_nll * weight).sum(-1)
-        if decoder_nll is not None:
-            auxiliary = torch.where(t == 1, decoder_nll, auxiliary)  # the original's: no mask weights at t = 1
+        cross_entropy = (token_nll * weight).sum(-1)
+        # At t = 1 the original's auxiliary loss is the likelihood, without mask weights.
+        auxiliary = torch.where(t == 1, token_nll.sum(-1) if decoder_nll is None else decoder_nll, cross_entropy)
 
         scale = self.auxiliary_weight * (2.0 - (t - 1) / self.process.steps if self.adaptive_auxiliary else torch.ones_like(p_t))
         total = scale * auxiliary if bound is None else self.vb_weight * bound + scale * auxiliary
@@ -172,7 +182,7 @@ class DiscreteLoss(nn.Module):
         if self.training:
             self.record(t, auxiliary if bound is None else bound)
         return LossOutput(
-            per_image.sum() / x_0.numel(), per_image, auxiliary, bound, kl, decoder_nll, t, p_t, x_0, x_t, masked, logits.detach()
+            per_image.sum() / x_0.numel(), per_image, cross_entropy, bound, kl, decoder_nll, t, p_t, x_0, x_t, masked, logits.detach()
         )  # fmt: skip
 
     def _bound(self, log_p: Tensor, x_0: Tensor, x_t: Tensor, t: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,270 @@
+"""A model: named flows, the size of its pictures and its own best sampling settings.
+
+model = load("scenes")
+pictures = model.text_to_image("a red circle above a blue square", n=4, seed=0)
+"""
+
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from tessera import __version__
+from tessera.contexts.context import Unconditional
+from tessera.errors import UsageError, suggest
+from tessera.flow import SamplingSettings, TokenFlow
+from tessera.model_folder import find
+from tessera.model_weights import read_model, write_model
+from tessera.pictures import fingerprint, to_picture, to_tensor
+from tessera.randomness import Draws
+from tessera.record import Record
+from tessera.samplers.loop import Callback
+from tessera.samplers.registry import sampler_name, token_sampler
+
+__all__ = ["PRECISIONS", "Model", "load", "torch_device"]
+
+Prompt = str | int | None
+"""Words, a class label, or None for models that take no prompt."""
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+"""Of matrix products while sampling; auto is bfloat16 on CUDA and float32 elsewhere."""
+
+DEFAULT_STRENGTH = 0.6
+
+
+class Model:
+    """Flows by name, with what they need to be used.
+
+    Args:
+        name: what the model is called.
+        family: the kind of model, such as "vq-diffusion".
+        flows: the flows; `text_to_image` needs the one of this name.
+        size: (height, width) of pictures in pixels, unless asked otherwise.
+        defaults: sampling settings that suit this model.
+        card: what is known about it (data, training, measurements), JSON values.
+        weights: SHA-256 of the weights file it was read from.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        family: str,
+        flows: Mapping[str, TokenFlow],
+        size: tuple[int, int],
+        defaults: SamplingSettings | None = None,
+        card: Mapping[str, Any] | None = None,
+        weights: str | None = None,
+    ) -> None:
+        self.name, self.family, self.flows, self.size = name, family, dict(flows), size
+        self.defaults, self.card, self.weights = defaults or SamplingSettings(), dict(card or {}), weights
+        for flow in self.flows.values():
+            flow.eval()
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.flows.values())).device
+
+    def to(self, device: torch.device | str) -> "Model":
+        """The same model, moved."""
+        for flow in self.flows.values():
+            flow.to(device)
+        return self
+
+    def save(self, folder: str | Path, dtype: str = "float32", overwrite: bool = False) -> Path:
+        """Writes the model folder, whole or not at all, and returns it.
+
+        Args:
+            dtype: of the stored weights, "float32", "float16" or "bfloat16"; they are read back as float32.
+            overwrite: replace a folder that exists.
+
+        Raises:
+            UsageError: the folder exists and `overwrite` is not set, or the dtype is unknown.
+            TesseraError: it cannot be written.
+        """
+        defaults = {
+            "sampler": _name_of(self.defaults), "steps": self.defaults.steps, "guidance": self.defaults.guidance,
+            "truncation": self.defaults.truncation, "temperature": self.defaults.temperature,
+        }  # fmt: skip
+        about = {"name": self.name, "family": self.family, "size": list(self.size), "defaults": defaults, "card": self.card}
+        self.weights = write_model(Path(folder), about, self.flows, dtype, overwrite)
+        return Path(folder)
+
+    def settings(
+        self,
+        sampler: str | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        truncation: float | int | None = None,
+        temperature: float | None = None,
+        start: float | None = None,
+    ) -> SamplingSettings:
+        """The model's defaults with everything that is given in their place. See `SamplingSettings`."""
+        given: dict[str, Any] = {
+            "sampler": sampler, "steps": steps, "guidance": guidance, "truncation": truncation, "temperature": temperature, "start": start,
+        }  # fmt: skip
+        return replace(self.defaults, **{name: value for name, value in given.items() if value is not None})
+
+    def text_to_image(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        n: int = 1,
+        seed: int | None = None,
+        *,
+        sampler: str | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        truncation: float | int | None = None,
+        temperature: float | None = None,
+        size: tuple[int, int] | None = None,
+        batch_size: int = 8,
+        init: Image.Image | None = None,
+        strength: float | None = None,
+        precision: str = "auto",
+        index: int = 0,
+        callback: Callback | None = None,
+    ) -> list[Image.Image]:
+        """Pictures of prompts, `n` of each in a row. Each carries how it was made in `picture.info["tessera"]` (see `Record`).
+
+        Args:
+            n: pictures per prompt.
+            seed: fixes the result; None draws one, which the pictures carry. Picture i depends on (seed, index + i) only.
+            sampler, steps, guidance, truncation, temperature: see `SamplingSettings`; None is the model's own.
+            size: (height, width) in pixels; None is the model's own, which it draws best.
+            batch_size: pictures computed together; changes memory and speed, not the pictures.
+            init: a picture to start from (image-to-image), scaled and cropped to the size.
+            strength: share of the process that is run on `init`, in (0, 1]: more changes it more; 0.6 unless given.
+            precision: see `PRECISIONS`.
+            index: number of the first picture, to make one of a larger request again.
+            callback: called after every step of every batch with its `Progress`; raise to cancel.
+
+        Raises:
+            UsageError: an argument out of range, before any work.
+        """
+        if strength is not None and init is None:
+            raise UsageError("strength says how much to change a picture, but none is given: give init too")
+        start = None if init is None else DEFAULT_STRENGTH if strength is None else strength
+        settings = self.settings(sampler, steps, guidance, truncation, temperature, start)
+        return list(
+            self.stream(
+                prompts, n, seed, settings, size=size, batch_size=batch_size, init=init, precision=precision, index=index, callback=callback
+            )
+        )
+
+    def stream(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        n: int,
+        seed: int | None,
+        settings: SamplingSettings,
+        *,
+        size: tuple[int, int] | None = None,
+        batch_size: int = 8,
+        init: Image.Image | None = None,
+        precision: str = "auto",
+        index: int = 0,
+        callback: Callback | None = None,
+    ) -> Iterator[Image.Image]:
+        """Like `text_to_image`, but gives pictures as their batch is finished, so that a cancelled request keeps what it has."""
+        if "text_to_image" not in self.flows:
+            raise UsageError(f"model {self.name!r} does not make pictures from prompts; it has: {', '.join(sorted(self.flows))}")
+        flow = self.flows["text_to_image"]
+        height, width = size or self.size
+        grid = flow.codec.grid((height, width))
+        whole_number("n, the number of pictures,", n, 1)
+        whole_number("batch_size", batch_size, 1)
+        whole_number("index", index, 0)
+        seed = secrets.randbelow(2**32) if seed is None else seed
+        whole_number("seed", seed, 0)
+        if settings.steps is not None and settings.steps > flow.process.steps:
+            raise UsageError(f"steps must be between 1 and {flow.process.steps} for this model, not {settings.steps}")
+        if init is None and settings.start < 1:
+            raise UsageError(f"start {settings.start} begins from a picture, but none is given: give init too")
+        if precision not in PRECISIONS:
+            raise UsageError(suggest("precision", precision, PRECISIONS))
+        if precision == "auto":
+            precision = "bfloat16" if self.device.type == "cuda" else "float32"
+        rows = [prompt for prompt in self._prompts(flow, prompts) for _ in range(n)]
+        record = Record(
+            version=__version__, model=self.name, weights=self.weights, prompt=None, seed=seed, index=index, sampler=_name_of(settings),
+            steps=settings.steps, guidance=settings.guidance, truncation=settings.truncation, temperature=settings.temperature,
+            start=settings.start, size=(height, width), precision=precision, init=None if init is None else fingerprint(init),
+        )  # fmt: skip
+        return self._batches(flow, rows, grid, settings, record, batch_size, init, callback)
+
+    def _batches(
+        self,
+        flow: TokenFlow,
+        rows: list[Prompt],
+        grid: tuple[int, int],
+        settings: SamplingSettings,
+        record: Record,
+        batch_size: int,
+        init: Image.Image | None,
+        callback: Callback | None,
+    ) -> Iterator[Image.Image]:
+        start = None if init is None else to_tensor(init, record.size)[None].to(self.device)
+        for first in range(0, len(rows), batch_size):
+            prompts = rows[first : first + batch_size]
+            indices = range(record.index + first, record.index + first + len(prompts))
+            with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=record.precision == "bfloat16"):
+                tokens_0 = None if start is None else flow.codec.encode(start).expand(len(prompts), -1)
+                tokens = flow.sample(prompts, grid, settings, Draws(record.seed, indices, self.device), callback, tokens_0)
+            with torch.inference_mode():
+                # One by one: a picture's last bits must not depend on the batch it was decoded in.
+                images = [flow.codec.decode(row[None], grid)[0] for row in tokens]
+            for index, prompt, image in zip(indices, prompts, images, strict=True):
+                yield replace(record, index=index, prompt=prompt).attach(to_picture(image))
+
+    @staticmethod
+    def _prompts(flow: TokenFlow, prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+        listed = [prompts] if prompts is None or isinstance(prompts, str | int) else list(prompts)
+        if isinstance(flow.context_encoder, Unconditional):
+            if any(prompt is not None for prompt in listed):
+                raise UsageError("this model takes no prompt: give None")
+            return listed
+        if not listed or any(prompt is None or not str(prompt).strip() for prompt in listed):
+            raise UsageError("the prompt is empty: say what to draw")
+        return listed
+
+
+def load(source: str | Path, device: torch.device | str = "auto") -> Model:
+    """The model of a bundled name ("scenes") or of a folder that `Model.save` or training wrote.
+
+    Args:
+        device: "cpu", "cuda", "cuda:1", "mps"; "auto" is CUDA where there is some and the CPU otherwise.
+
+    Raises:
+        UsageError: no such model or device.
+        TesseraError: its files are missing, damaged, or do not fit each other.
+    """
+    target = torch_device(device)
+    return Model(*read_model(find(source))).to(target)
+
+
+def torch_device(name: torch.device | str) -> torch.device:
+    """The device of this name. Raises UsageError for one that does not exist here."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().split("\n")[0].split(". ")[0]
+        raise UsageError(
+            f"device {str(name)!r} cannot be used here ({reason}): give cpu, or a GPU this machine has, such as cuda"
+        ) from None
+    return device
+
+
+def whole_number(what: str, value: int, least: int) -> None:
+    """Raises UsageError unless `value` is a whole number from `least` (and below 2⁶³)."""
+    if not isinstance(value, int) or not least <= value < 2**63:
+        raise UsageError(f"{what} must be a whole number from {least}, not {value!r}")
+
+
+def _name_of(settings: SamplingSettings) -> str:
+    return sampler_name(token_sampler(settings.sampler) if isinstance(settings.sampler, str) else settings.sampler)

@@ -1,0 +1,92 @@
+"""A model on disk: a folder with `model.json`, which says what it is made of, and `model.safetensors`, its weights.
+
+    {"format": 1, "name": "scenes", "family": "vq-diffusion", "size": [64, 64], "dtype": "float32", "weights_sha256": "…",
+     "flows": {"text_to_image": {"codec": {"kind": …}, "context": {"kind": …}, "network": {"kind": …},
+                                 "process": {"schedule": {…}, "classes": K}, "loss": {…}}},
+     "defaults": {"sampler": …, "steps": …, "guidance": …, "truncation": …, "temperature": …}, "card": {…}}
+
+Tensors are named `<flow>.<part>.<name>`. Everything here works without torch, so that models can be listed at once.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from tessera.errors import TesseraError, UsageError, suggest
+
+__all__ = ["ASSETS", "DESCRIPTION", "FORMAT", "WEIGHTS", "bundled", "find", "read_description", "sha256", "shapes"]
+
+FORMAT = 1
+DESCRIPTION = "model.json"
+WEIGHTS = "model.safetensors"
+ASSETS = Path(__file__).parent / "assets"
+SHIPPED = ("scenes",)  # what an installation must have; a folder missing from it is a broken installation, not an unknown name
+KEYS = {"name": str, "family": str, "flows": dict, "size": list, "defaults": dict}
+
+
+def bundled() -> dict[str, Path]:
+    """The models that come with Tessera: name → folder."""
+    return {path.parent.name: path.parent for path in sorted(ASSETS.glob(f"*/{DESCRIPTION}"))}
+
+
+def find(source: str | Path) -> Path:
+    """The folder of a model, given a bundled name or a path.
+
+    Raises:
+        UsageError: neither a bundled name nor a model folder.
+        TesseraError: a bundled model that this installation lacks.
+    """
+    path = Path(source)
+    if (path / DESCRIPTION).is_file():
+        return path
+    known = bundled()
+    if str(source) in known:
+        return known[str(source)]
+    if str(source) in SHIPPED:
+        raise TesseraError(
+            f"the bundled model {str(source)!r} is missing from this installation ({ASSETS / str(source)}): install Tessera again"
+        )
+    if path.is_dir():
+        raise UsageError(f"{path} is not a model folder: it has no {DESCRIPTION}; give the folder that training or Model.save wrote")
+    if path.is_file():
+        raise UsageError(f"{path} is a file, but a model is a folder with {DESCRIPTION}; released checkpoint files cannot be read yet")
+    unknown = suggest("model", str(source), {*known, *SHIPPED})
+    raise UsageError(f"{unknown}; a model is one of these or a folder with {DESCRIPTION} (hub ids and released files cannot be loaded yet)")
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """`model.json`, checked for the keys every model has. Raises TesseraError when it is broken or of a later format."""
+    path = folder / DESCRIPTION
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TesseraError(f"{path} cannot be read ({error}): copy the model folder again") from None
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        found = description.get("format") if isinstance(description, dict) else None
+        raise TesseraError(
+            f"{path} has model format {found!r}, but this version of Tessera reads format {FORMAT}: update Tessera or save it again"
+        )
+    for key, kind in KEYS.items():
+        if not isinstance(description.get(key), kind):
+            raise TesseraError(f"{path} lacks a valid {key!r}: copy the model folder again")
+    if len(description["size"]) != 2 or not all(isinstance(side, int) for side in description["size"]):
+        raise TesseraError(f"{path} has size {description['size']}, not [height, width] in pixels: copy the model folder again")
+    return description
+
+
+def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Name → shape of every tensor of the weights file, read from its header. Raises TesseraError when the file is broken."""
+    path = folder / WEIGHTS
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (OSError, SafetensorError) as error:
+        raise TesseraError(f"{path} cannot be read ({error}): the file is missing, cut short or damaged; copy it again") from None
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

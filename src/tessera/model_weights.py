@@ -1,0 +1,135 @@
+"""Flows ⇄ the files of a model folder (see `model_folder` for the format)."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from tessera.atomic import write_folder
+from tessera.errors import TesseraError, UsageError, suggest
+from tessera.flow import SamplingSettings, TokenFlow
+from tessera.model_folder import DESCRIPTION, FORMAT, WEIGHTS, read_description, sha256, shapes
+from tessera.processes.discrete import DiscreteProcess
+from tessera.processes.discrete_loss import DiscreteLoss
+from tessera.registry import CODECS, CONTEXTS, NETWORKS, build
+
+__all__ = ["describe_flow", "read_model", "write_model"]
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def write_model(folder: Path, about: Mapping[str, Any], flows: Mapping[str, TokenFlow], dtype: str, overwrite: bool) -> str:
+    """Writes a model folder, whole or not at all; returns the SHA-256 of its weights file. `about`: the other keys of model.json."""
+    if dtype not in DTYPES:
+        raise UsageError(suggest("dtype", dtype, DTYPES))
+    if folder.exists() and not overwrite:
+        raise UsageError(f"{folder} already exists: choose another folder, or allow overwriting it")
+    tensors = {name: _stored(tensor, DTYPES[dtype]) for name, tensor in _tensors(flows).items()}
+    extra = {name: content for flow in flows.values() for name, content in flow.context_encoder.extra_files().items()}
+    try:
+        with write_folder(folder) as part:
+            save_file(tensors, part / WEIGHTS)
+            weights = sha256(part / WEIGHTS)
+            for name, content in extra.items():
+                (part / name).write_bytes(content)
+            described = {name: describe_flow(flow) for name, flow in flows.items()}
+            text = json.dumps(
+                {"format": FORMAT, **about, "dtype": dtype, "weights_sha256": weights, "flows": described}, indent=2, ensure_ascii=False
+            )
+            (part / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+            (part / WEIGHTS).chmod((part / DESCRIPTION).stat().st_mode)  # safetensors writes files that only the owner can read
+    except OSError as error:
+        raise TesseraError(f"cannot write the model folder {folder}: {error.strerror or error}") from None
+    return weights
+
+
+class Stored(NamedTuple):
+    """What a model folder holds: the arguments of `Model`."""
+
+    name: str
+    family: str
+    flows: dict[str, TokenFlow]
+    size: tuple[int, int]
+    defaults: SamplingSettings
+    card: dict[str, Any]
+    weights: str | None
+
+
+def read_model(folder: Path) -> Stored:
+    """The model in a folder, on the CPU in float32. Raises TesseraError when its files are not whole or do not fit each other."""
+    about = read_description(folder)
+    try:
+        height, width = about["size"]
+        flows = {name: build_flow(config) for name, config in about["flows"].items()}
+        defaults = SamplingSettings(**about["defaults"])
+    except (UsageError, KeyError, TypeError, ValueError) as error:  # what a file says is not the user's argument
+        sentence = f"{error} is missing" if isinstance(error, KeyError) else str(error).split("\n")[0]
+        raise TesseraError(f"{folder / DESCRIPTION} does not describe a model: {sentence}") from error
+    expected = _tensors(flows)
+    _check(folder / WEIGHTS, shapes(folder), {name: tuple(tensor.shape) for name, tensor in expected.items()})
+    stored = load_file(folder / WEIGHTS)
+    with torch.no_grad():
+        for name, tensor in expected.items():
+            tensor.copy_(stored.pop(name))
+    for flow in flows.values():
+        flow.context_encoder.load_extra_files(folder)
+    return Stored(about["name"], about["family"], flows, (height, width), defaults, about.get("card", {}), about.get("weights_sha256"))
+
+
+def describe_flow(flow: TokenFlow) -> dict[str, Any]:
+    """JSON values from which `build_flow` makes the same flow, but for its weights."""
+    return {**{name: part.config for name, part in _parts(flow).items()}, "process": flow.process.config, "loss": flow.loss.config}
+
+
+def build_flow(config: Mapping[str, Any]) -> TokenFlow:
+    """The flow that `describe_flow` described. Raises UsageError when its parts do not fit each other."""
+    codec = build("codec", CODECS, config["codec"])
+    context_encoder = build("context encoder", CONTEXTS, config["context"])
+    network = build("network", NETWORKS, config["network"])
+    process = DiscreteProcess.from_config(config["process"])
+    for what, of_network, of_process in [
+        ("classes", network.classes, process.classes),
+        ("time steps", network.config["timesteps"], process.steps),
+    ]:
+        if of_network != of_process:
+            raise UsageError(f"the network has {of_network} {what} but the process {of_process}")
+    width, needed = context_encoder.config.get("width"), network.config.get("context_width")
+    if needed is not None and width != needed:
+        raise UsageError(f"the network needs a context of width {needed} but the context encoder gives {width}")
+    return TokenFlow(codec, context_encoder, network, DiscreteLoss(process, **config["loss"]))
+
+
+def _parts(flow: TokenFlow) -> dict[str, nn.Module]:
+    """What has weights worth keeping; the loss has only statistics of its training run."""
+    return {"codec": flow.codec, "context": flow.context_encoder, "network": flow.network}
+
+
+def _tensors(flows: Mapping[str, TokenFlow]) -> dict[str, Tensor]:
+    return {
+        f"{flow_name}.{part_name}.{name}": tensor
+        for flow_name, flow in flows.items()
+        for part_name, part in _parts(flow).items()
+        for name, tensor in part.state_dict().items()
+    }
+
+
+def _stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.detach().to("cpu", dtype if tensor.is_floating_point() else tensor.dtype, copy=True).contiguous()
+
+
+def _check(path: Path, found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises TesseraError naming the first tensor that is missing, of another shape, or unknown."""
+    wrong = [f"tensor {name!r} is missing" for name in sorted(expected.keys() - found.keys())]
+    wrong += [
+        f"tensor {name!r} has shape {list(found[name])}, not {list(expected[name])}"
+        for name in sorted(expected.keys() & found.keys())
+        if found[name] != expected[name]
+    ]
+    wrong += [f"tensor {name!r} is not part of the model" for name in sorted(found.keys() - expected.keys())]
+    if wrong:
+        more = f" (and {len(wrong) - 1} more such)" if len(wrong) > 1 else ""
+        raise TesseraError(f"{path} does not fit its {DESCRIPTION}: {wrong[0]}{more}; both must come from the same model")

@@ -1,0 +1,82 @@
+"""What a picture remembers: everything needed to make it again, as JSON in the PNG's text chunk "tessera"."""
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from PIL import Image, PngImagePlugin
+
+from tessera.errors import TesseraError, UsageError
+from tessera.pictures import open_picture
+
+__all__ = ["Record", "save_png"]
+
+KEY = "tessera"
+
+
+@dataclass(frozen=True)
+class Record:
+    """How a picture was made.
+
+    version: of Tessera. model, weights: the model's name and the SHA-256 of its weights file (None: never saved).
+    prompt: words, a class label, or None. seed, index: the request's seed and the picture's number within the request.
+    sampler, steps, guidance, truncation, temperature, start: see `SamplingSettings`.
+    size: (height, width) in pixels. precision: of matrix products, "float32" or "bfloat16".
+    init: SHA-256 of the pixels that an image-to-image run started from (`pictures.fingerprint`).
+    """
+
+    version: str
+    model: str
+    weights: str | None
+    prompt: str | int | None
+    seed: int
+    index: int
+    sampler: str
+    steps: int | None
+    guidance: float
+    truncation: float | int | None
+    temperature: float
+    start: float
+    size: tuple[int, int]
+    precision: str
+    init: str | None
+
+    def attach(self, picture: Image.Image) -> Image.Image:
+        """The same picture, carrying this record in `picture.info["tessera"]`."""
+        picture.info[KEY] = json.dumps(asdict(self), ensure_ascii=False)
+        return picture
+
+    @staticmethod
+    def of(picture: Image.Image) -> "Record | None":
+        """The record a picture carries, or None. Raises TesseraError when it carries a broken one."""
+        text = picture.info.get(KEY)
+        if text is None:
+            return None
+        try:
+            values = json.loads(text)
+            height, width = values["size"]
+            return Record(**{field.name: values[field.name] for field in fields(Record)} | {"size": (height, width)})
+        except (ValueError, TypeError, KeyError) as error:
+            raise TesseraError(f"the picture's metadata cannot be read ({error!r}): give the prompt and settings yourself") from None
+
+    @staticmethod
+    def read(path: Path) -> "Record":
+        """The record in a PNG file. Raises UsageError when it has none."""
+        record = Record.of(open_picture(path))
+        if record is None:
+            raise UsageError(
+                f"{path} carries no Tessera metadata: only PNG files that Tessera wrote, and nothing has changed, can be made again"
+            )
+        return record
+
+
+def save_png(picture: Image.Image, path: Path) -> None:
+    """Writes a picture with its record, and with the prompt as the standard "Description"."""
+    chunks = PngImagePlugin.PngInfo()
+    record = Record.of(picture)
+    if record is not None:
+        chunks.add_itxt("Software", f"Tessera {record.version}")
+        if record.prompt is not None:
+            chunks.add_itxt("Description", str(record.prompt))
+        chunks.add_itxt(KEY, picture.info[KEY])
+    picture.save(path, format="PNG", pnginfo=chunks)
