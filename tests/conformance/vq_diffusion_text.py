@@ -1,0 +1,70 @@
+"""VQ-Diffusion's tokenizer and text tower."""
+
+from __future__ import annotations
+
+import warnings
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tessera.contexts.clip import CLIPText
+from tessera.contexts.prompt_warnings import PromptTruncated
+from tessera.contexts.tokenizer import ClipTokenizer, read_merges
+from tessera.families.vq_diffusion.text_checkpoint import text_from_released
+from tests.conformance.cases import Case
+
+__all__ = ["COMPONENTS", "MERGES"]
+
+MERGES = Path(__file__).parents[2].parent / "shared" / "reference" / "vq_diffusion" / "clip_bpe" / "merges.json"
+"""CLIP's merges, which are not part of the project."""
+
+
+@cache
+def merges() -> tuple[str, ...]:
+    return tuple(read_merges(MERGES))
+
+
+def tokenize(case: Case) -> dict[str, Tensor]:
+    """The case's prompts as token ids, and which of them are real."""
+    config = case.config
+    tokenizer = ClipTokenizer(merges(), config["context_length"], config["pad_value"], config["add_start_and_end"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PromptTruncated)
+        tokens, mask = tokenizer(case.spec["prompts"])
+    return {"tokens": tokens} | ({"mask": mask.to(torch.uint8)} if config["with_mask"] else {})
+
+
+def text_embedding(case: Case) -> dict[str, Tensor]:
+    """Embeddings of the recorded tokens, with the weights as they are and as released files round them."""
+    config = case.config
+    if config["pick_last_embedding"]:
+        raise ValueError("pick_last_embedding: the models take the embeddings of all tokens")
+    encoder = CLIPText(
+        length=config["context_length"],
+        layers=config["transformer_layers"],
+        width=config["transformer_width"],
+        heads=config["transformer_heads"],
+        vocabulary=config["vocab_size"],
+        normalise=config["normalize"],
+    )
+    state = case.state_dict()
+    outputs = {}
+    for name, weights in (
+        ("embedding", state),
+        ("embedding_half_weights", {key: _as_released(key, value) for key, value in state.items()}),
+    ):
+        if name in case.expected:
+            encoder.load_state_dict(text_from_released(weights))
+            stride = config["transformer_width"] // case.expected[name].shape[-1]
+            outputs[name] = encoder.embed(case.io["tokens"])[..., ::stride]
+    return outputs
+
+
+def _as_released(key: str, value: Tensor) -> Tensor:
+    """Released files hold a layer's matrices and their biases in float16."""
+    return value.half() if any(part in key for part in ("in_proj", "out_proj", ".mlp.")) else value
+
+
+COMPONENTS = {"Tokenize": tokenize, "CLIPTextEmbedding": text_embedding}
