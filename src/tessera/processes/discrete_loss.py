@@ -32,14 +32,16 @@ class LossOutput:
     """What a training step computed.
 
     loss: scalar to differentiate. per_image: [B], its terms before the mean over images and tokens.
-    cross_entropy: [B], -log p(x_0 | x_t), weighted by masked and unmasked tokens and summed over tokens.
-    bound: [B], summed over tokens. kl, decoder_nll: [B], the bound for t > 1 and for t = 1, both at every t. None when vb_weight is 0.
+    auxiliary, bound: [B], the two terms, summed over tokens; bound is None when its weight is 0.
+    cross_entropy: [B], the auxiliary term for t > 1, at every t.
+    kl, decoder_nll: [B], the bound for t > 1 and for t = 1, both at every t; None with the bound.
     t, p_t: [B], times and their probabilities. x_0, x_t: [B, N] tokens. logits: [B, N, K], detached.
     masked: [B, N], True where x_t is the mask.
     """
 
     loss: Float[Tensor, ""]
     per_image: Float[Tensor, " b"]
+    auxiliary: Float[Tensor, " b"]
     cross_entropy: Float[Tensor, " b"]
     bound: Float[Tensor, " b"] | None
     kl: Float[Tensor, " b"] | None
@@ -182,7 +184,7 @@ class DiscreteLoss(nn.Module):
         if self.training:
             self.record(t, auxiliary if bound is None else bound)
         return LossOutput(
-            per_image.sum() / x_0.numel(), per_image, cross_entropy, bound, kl, decoder_nll, t, p_t, x_0, x_t, masked, logits.detach()
+            per_image.sum() / x_0.numel(), per_image, auxiliary, cross_entropy, bound, kl, decoder_nll, t, p_t, x_0, x_t, masked, logits.detach()
         )  # fmt: skip
 
     def _bound(self, log_p: Tensor, x_0: Tensor, x_t: Tensor, t: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,70 @@
+"""Recorded reference cases run through the package's public parts: one file per family, dispatch on the case's component.
+
+`python -m tests.conformance DIR [DIR …]` prints every output's largest difference against its tolerance.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+
+from torch import Tensor
+
+from tests.conformance.cases import Case
+from tests.conformance.comparison import Check, compare
+
+__all__ = ["FAMILIES", "Component", "Report", "UnknownComponent", "component_of", "run_case"]
+
+Component = Callable[[Case], Mapping[str, Tensor]]
+"""Recomputes every output of a case, in the recorded layout."""
+
+FAMILIES = {"vq_diffusion": "tests.conformance.vq_diffusion"}
+"""Modules with a table `COMPONENTS` of component name → function."""
+
+
+class UnknownComponent(Exception):
+    """No function is registered for a case's family and component."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of a case; `error` is the sentence of an exception that ended it."""
+
+    name: str
+    component: str
+    checks: list[Check] = field(default_factory=list)
+    error: str | None = None
+
+    @property
+    def holds(self) -> bool:
+        return self.error is None and bool(self.checks) and all(check.holds for check in self.checks)
+
+
+def component_of(case: Case) -> Component:
+    """The function that recomputes `case`; UnknownComponent if there is none."""
+    if case.family not in FAMILIES:
+        raise UnknownComponent(f"unknown family {case.family!r} (known: {', '.join(sorted(FAMILIES))})")
+    components: Mapping[str, Component] = import_module(FAMILIES[case.family]).COMPONENTS
+    if case.component not in components:
+        raise UnknownComponent(f"unknown component {case.component!r} of family {case.family!r} (known: {', '.join(sorted(components))})")
+    return components[case.component]
+
+
+def run_case(path: Path) -> Report:
+    """Recompute one case. Every failure but an unknown component becomes part of the report, so that other cases still run."""
+    name, component = path.name, "?"
+    try:
+        case = Case.read(path)
+        component = f"{case.family}: {case.component}"
+        function = component_of(case)
+        report = Report(name, component, compare(case, function(case)))
+        return report if report.checks else Report(name, component, error="the case records no output")
+    except UnknownComponent:
+        raise
+    except Exception as error:
+        return Report(name, component, error=f"{type(error).__name__}: {error}")
+    finally:
+        gc.collect()  # full-size models hold cycles, and the next one needs the memory

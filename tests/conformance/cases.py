@@ -1,0 +1,106 @@
+"""Reference cases on disk: a folder of `case.json`, `manifest.json` and `io.safetensors`, as tests/reference describes.
+
+A case says everything about itself; nothing is taken from its folder's name.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+from tests.reference.seeded import seeded_state_dict
+
+__all__ = ["Case", "find_cases", "matches"]
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether `name` is `pattern`, in which `*` and `<word>` stand for any text."""
+    parts = re.split(r"\*|<[^<>]*>", pattern)
+    return re.fullmatch(".+".join(re.escape(part) for part in parts), name) is not None
+
+
+def find_cases(folder: Path) -> list[Path]:
+    """`folder` if it is a case, otherwise every case beneath it, sorted."""
+    if (folder / "case.json").is_file():
+        return [folder]
+    return sorted(path.parent for path in folder.rglob("case.json"))
+
+
+@dataclass(frozen=True)
+class Case:
+    """One recorded case.
+
+    path: its folder. spec: the content of `case.json`.
+    """
+
+    path: Path
+    spec: dict[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> Case:
+        return cls(path, json.loads((path / "case.json").read_text()))
+
+    @property
+    def family(self) -> str:
+        return self.spec["family"]
+
+    @property
+    def component(self) -> str:
+        return self.spec["component"]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return self.spec["config"]
+
+    @property
+    def tolerance(self) -> dict[str, dict[str, Any]]:
+        return self.spec["tolerance"]
+
+    @cached_property
+    def io(self) -> dict[str, Tensor]:
+        """Every recorded input and output."""
+        return load_file(self.path / "io.safetensors")
+
+    @cached_property
+    def manifest(self) -> dict[str, list[int]]:
+        """Names and shapes of the released checkpoint's tensors; empty for a case without weights."""
+        file = self.path / "manifest.json"
+        return json.loads(file.read_text()) if file.is_file() else {}
+
+    @property
+    def parameters(self) -> int:
+        return sum(math.prod(shape) for shape in self.manifest.values())
+
+    @property
+    def expected(self) -> dict[str, Tensor]:
+        """The recorded outputs: whatever has a tolerance or is named as an output."""
+        patterns = list(dict.fromkeys([*self.spec["outputs"], *self.tolerance]))
+        return {name: self.io[name] for pattern in patterns for name in sorted(self.io) if matches(name, pattern)}
+
+    def state_dict(self, prefix: str = "") -> dict[str, Tensor]:
+        """The weights under their released names, of those that start with `prefix`: float32, made from the names.
+
+        Names in `weights.skipped` are absent; `aliases` and `tied` share another name's tensor; `scale` multiplies matrices.
+        """
+        weights = self.spec.get("weights", {})
+        shared_with = {**weights.get("aliases", {}), **weights.get("tied", {})}
+        skipped, scale = set(weights.get("skipped", [])), weights.get("scale")
+        made: dict[str, Tensor] = {}
+
+        def make(name: str) -> Tensor:
+            if name not in made:
+                (value,) = seeded_state_dict({name: self.manifest[name]}, weights.get("salt", "")).values()
+                made[name] = value * scale if scale is not None and value.ndim >= 2 else value
+            return made[name]
+
+        names: Iterator[str] = (name for name in self.manifest if name.startswith(prefix) and name not in skipped)
+        return {name: make(shared_with.get(name, name)) for name in names}

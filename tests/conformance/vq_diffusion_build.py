@@ -1,0 +1,54 @@
+"""Our parts from the originals' configuration words, for every VQ-Diffusion case."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tessera.families.vq_diffusion.network import TokenTransformer
+from tessera.processes.schedules import DiscreteSchedule, vq_diffusion
+
+__all__ = ["class_of", "network_from", "schedule_from"]
+
+CONDITIONS = {"Text2ImageTransformer": "text", "Condition2ImageTransformer": "class", "UnCondition2ImageTransformer": "none"}
+ACTIVATIONS = {"GELU2": "sigmoid-gelu", "GELU": "gelu"}
+TIME_EMBEDDINGS = {"adalayernorm": "learned", "adalayernorm_abs": "sinusoidal"}
+CLASS_NORMS = {"adalayernorm": "layer", "adainsnorm": "instance"}
+MLPS = {"fc": "linear", "conv_mlp": "conv"}
+
+
+def class_of(config: dict[str, Any]) -> str:
+    """The class name at the end of a dotted `target`."""
+    return config["target"].rsplit(".", 1)[-1]
+
+
+def network_from(params: dict[str, Any]) -> TokenTransformer:
+    """The network described by `transformer_config`, `content_emb_config` and `diffusion_step`."""
+    network, content = params["transformer_config"]["params"], params["content_emb_config"]["params"]
+    condition = CONDITIONS[class_of(params["transformer_config"])]
+    return TokenTransformer(
+        classes=content["num_embed"],
+        grid=network["content_spatial_size"],
+        width=network["n_embd"],
+        depth=network["n_layer"],
+        heads=network["n_head"],
+        timesteps=params["diffusion_step"],
+        condition=condition,
+        context_width=network["condition_dim"] if condition == "text" else None,
+        class_count=network["class_number"] if condition == "class" else None,
+        mlp=MLPS[network.get("mlp_type", "fc")],
+        mlp_ratio=network["mlp_hidden_times"],
+        dropout=network.get("resid_pdrop", 0.0),
+        activation=ACTIVATIONS[network["block_activate"]],
+        time_embedding=TIME_EMBEDDINGS[network["timestep_type"]],
+        class_norm=CLASS_NORMS[network.get("class_type", "adalayernorm")],
+        position_table=content["spatial_size"],
+    )
+
+
+def schedule_from(steps: int, alpha_init_type: str = "alpha1", constants: dict[str, float] | None = None) -> DiscreteSchedule:
+    """The originals' only schedule, "alpha1"; `constants` are its end points where a case gives them."""
+    if alpha_init_type != "alpha1":
+        raise ValueError(f"unknown alpha_init_type {alpha_init_type!r}: the originals have only 'alpha1'")
+    if constants is None:
+        return vq_diffusion(steps)
+    return vq_diffusion(steps, (constants["att_1"], constants["att_T"]), (constants["ctt_1"], constants["ctt_T"]))
