@@ -5,6 +5,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from tessera.nn.linear import Linear
+
 __all__ = ["CrossAttention", "SelfAttention", "attend"]
 
 # Up to this many scores per head (tokens × tokens) training on a CPU keeps the score matrix.
@@ -49,8 +51,8 @@ class SelfAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.query_key_value = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
+        self.query_key_value = Linear(width, 3 * width)
+        self.out = Linear(width, width)
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         q, k, v = _split(self.query_key_value(x), 3, self.heads)
@@ -69,9 +71,9 @@ class CrossAttention(nn.Module):
     def __init__(self, width: int, heads: int, context_width: int) -> None:
         super().__init__()
         self.heads = heads
-        self.query = nn.Linear(width, width)
-        self.key_value = nn.Linear(context_width, 2 * width)
-        self.out = nn.Linear(width, width)
+        self.query = Linear(width, width)
+        self.key_value = Linear(context_width, 2 * width)
+        self.out = Linear(width, width)
 
     def keys_values(self, context: Float[Tensor, "b l c"]) -> tuple[Float[Tensor, "b heads l d"], Float[Tensor, "b heads l d"]]:
         """The context's keys and values per head."""

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from tessera.nn.linear import Linear
+
 __all__ = ["AdaptiveInstanceNorm", "AdaptiveLayerNorm", "Modulation"]
 
 _EPSILON = 1e-5
@@ -31,7 +33,7 @@ class AdaptiveLayerNorm(nn.Module):
         super().__init__()
         self.width = width
         self.embedding = embedding
-        self.linear = nn.Linear(width, 2 * width)
+        self.linear = Linear(width, 2 * width)
 
     def modulation(self, index: Int[Tensor, " b"]) -> Modulation:
         scale, shift = self.linear(F.silu(self.embedding(index))).chunk(2, dim=-1)

@@ -24,6 +24,7 @@ from tessera.contexts.context import Context
 from tessera.errors import UsageError, suggest
 from tessera.nn.attention import CrossAttention, SelfAttention
 from tessera.nn.embeddings import ClassEmbedding, GridEmbedding, SinusoidalEmbedding
+from tessera.nn.linear import Linear
 from tessera.nn.mlp import ACTIVATIONS, ConvMLP, LinearMLP
 from tessera.nn.norms import AdaptiveInstanceNorm, AdaptiveLayerNorm
 
@@ -180,7 +181,7 @@ class TokenTransformer(nn.Module):
         self.embedding = GridEmbedding(classes + 1, table, width)
         self.blocks: Any = nn.ModuleList(block() for _ in range(depth))
         self.norm_out = nn.LayerNorm(width)
-        self.head = nn.Linear(width, classes)
+        self.head = Linear(width, classes)
         self.apply(_initialise)
 
     def prepare(self, context: Context) -> Prepared:
@@ -188,9 +189,7 @@ class TokenTransformer(nn.Module):
         condition = {"text": context.embeddings, "class": context.labels, "none": True}[self.condition]
         if condition is None:
             what = "embeddings" if self.condition == "text" else "labels"
-            raise UsageError(
-                f"a network conditioned on {self.condition} needs a context with {what}: use its own context encoder"
-            )
+            raise UsageError(f"a network conditioned on {self.condition} needs a context with {what}: use its own context encoder")
         mask = None if context.mask is None else context.mask[:, None, None]
         return Prepared([block.prepare(condition) for block in self.blocks], mask)
 
