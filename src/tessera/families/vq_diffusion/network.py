@@ -156,7 +156,7 @@ class TokenTransformer(nn.Module):
     ) -> None:
         super().__init__()
         table = list(position_table or grid)
-        self.config = {
+        self.config: dict[str, Any] = {
             "kind": "vq-diffusion", "classes": classes, "grid": list(grid), "width": width, "depth": depth, "heads": heads,
             "timesteps": timesteps, "condition": condition, "context_width": context_width, "class_count": class_count, "mlp": mlp,
             "mlp_ratio": mlp_ratio, "dropout": dropout, "activation": activation, "time_embedding": time_embedding,
