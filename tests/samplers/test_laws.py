@@ -117,7 +117,7 @@ def test_any_size_and_any_steps_end_without_masks(data, name, schedule):
         times.append(int(t[0]))
         return exact(x_t, t)
 
-    options = dict(callback=seen.append, start=start, init=init)
+    options = {"callback": seen.append, "start": start, "init": init}
     x = sample(process, token_sampler(name), n_tokens=n_tokens, steps=steps, seed=seed, predict=predict, **options)
     assert x.min() >= 0
     assert x.max() < process.mask

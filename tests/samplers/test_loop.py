@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -13,7 +15,7 @@ TOKENS = torch.arange(12).reshape(2, 6) % 4
 
 
 def sample(**options):
-    options = dict(batch=2, n_tokens=6, steps=None, draws=Draws(0, [0, 1])) | options
+    options = {"batch": 2, "n_tokens": 6, "steps": None, "draws": Draws(0, [0, 1])} | options
     return run(independent(PROCESS, UNIFORM), PROCESS, Ancestral(), **options)
 
 
@@ -53,9 +55,8 @@ def test_a_short_start_keeps_most_of_the_picture():
     tokens = torch.randint(4, (1, 5000), generator=torch.Generator().manual_seed(0))
 
     def kept(start):
-        x = run(
-            independent(process, UNIFORM), process, Ancestral(), batch=1, n_tokens=5000, steps=None, draws=Draws(0, [0]), init=tokens, start=start
-        )  # fmt: skip
+        draws, predict = Draws(0, [0]), independent(process, UNIFORM)
+        x = run(predict, process, Ancestral(), batch=1, n_tokens=5000, steps=None, draws=draws, init=tokens, start=start)
         return (x == tokens).float().mean().item()
 
     assert [kept(start) for start in (0.1, 0.5, 1.0)] == pytest.approx([0.925, 0.625, 0.25], abs=0.03)
@@ -98,7 +99,7 @@ def test_a_callback_changes_nothing():
 def test_times_are_evenly_spaced_and_all_different(start):
     for steps in range(1, start + 1):
         times = evenly_spaced(start, steps)
-        gaps = {t - s for t, s in zip(times, times[1:], strict=False)}
+        gaps = {t - s for t, s in pairwise(times)}
         assert times[0] == start
         assert times[-1] == 0
         assert len(times) == steps + 1

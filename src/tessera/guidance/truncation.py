@@ -39,7 +39,8 @@ def truncate(predict: Predict, truncation: float | int | None) -> Predict:
 def top_mass(log_p: Float[Tensor, "*b k"], mass: float) -> Float[Tensor, "*b k"]:
     """log_p with every class outside the most probable ones of total probability `mass` at -70; equal classes are kept in their order.
 
-    Only the values are sorted, to find each position's smallest kept one. Sorting classes along, and scattering them back, takes 5 times as long.
+    Only the values are sorted, to find each position's smallest kept one. Sorting the classes along with them, and scattering them
+    back, takes five times as long.
     """
     ordered = falling(log_p)
     cumulative = ordered.exp().cumsum_(-1)
@@ -65,7 +66,7 @@ def falling(log_p: Float[Tensor, "*b k"]) -> Float[Tensor, "*b k"]:
 
 
 def keep(log_p: Float[Tensor, "*b k"], ordered: Float[Tensor, "*b m"], kept: Int[Tensor, "*b 1"]) -> Float[Tensor, "*b k"]:
-    """log_p with all but the `kept` largest classes of each row at -70. `ordered`: its m largest values falling, all or at least kept + 1."""
+    """log_p with all but the `kept` largest classes of each row at -70. `ordered`: its largest values, falling, more than kept or all."""
     least = ordered.gather(-1, kept - 1)
     result = log_p.masked_fill(log_p < least, LOG_FLOOR)
     following = ordered.gather(-1, kept.clamp(max=ordered.shape[-1] - 1))

@@ -75,8 +75,8 @@ def passes(t: int, s: int, count: int, per_pass: int) -> list[Step]:
 class _Reveal:
     """What the two samplers share; they differ in the score and in the distribution that tokens are drawn from."""
 
-    def limit(self, process: DiscreteProcess, n_tokens: int) -> int | None:
-        """Tokens per pass at most; None is no limit."""
+    def limit(self, total_steps: int, n_tokens: int) -> int | None:
+        """Tokens per pass at most for a process of T = `total_steps`; None is no limit."""
         raise NotImplementedError
 
     def score(self, log_p: Float[Tensor, "b n k"]) -> Float[Tensor, "b n"]:
@@ -89,7 +89,7 @@ class _Reveal:
 
     def plan(self, process: DiscreteProcess, start: int, steps: int, n_tokens: int) -> list[Step]:
         times = evenly_spaced(start, steps)
-        limit = self.limit(process, n_tokens)
+        limit = self.limit(process.steps, n_tokens)
         counts = reveal_counts(process, times, n_tokens, limit)
         pairs = zip(times, times[1:], counts, strict=False)  # all but the last pair, which has no count
         revealing = [step for t, s, count in pairs for step in passes(t, s, count, limit or n_tokens)]
@@ -127,8 +127,8 @@ class HighQuality(_Reveal):
             raise UsageError(f"speed of the sampler 'high-quality' must be above 0 and at most 1, not {self.speed}")
         check_per_pass(self.per_pass)
 
-    def limit(self, process: DiscreteProcess, n_tokens: int) -> int:
-        return self.per_pass or max(1, int((n_tokens // process.steps) * self.speed))
+    def limit(self, total_steps: int, n_tokens: int) -> int:
+        return self.per_pass or max(1, int((n_tokens // total_steps) * self.speed))
 
     def score(self, log_p: Float[Tensor, "b n k"]) -> Float[Tensor, "b n"]:
         return log_p.new_ones(log_p.shape[:2])
@@ -150,7 +150,7 @@ class Purity(_Reveal):
             raise UsageError(f"weight of the sampler 'purity' must be a number from 0, not {self.weight}")
         check_per_pass(self.per_pass)
 
-    def limit(self, process: DiscreteProcess, n_tokens: int) -> int | None:
+    def limit(self, total_steps: int, n_tokens: int) -> int | None:
         return self.per_pass
 
     def score(self, log_p: Float[Tensor, "b n k"]) -> Float[Tensor, "b n"]:

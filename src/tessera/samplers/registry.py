@@ -26,12 +26,12 @@ def token_sampler(name: str, **options: float) -> TokenSampler:
 
 def sampler_name(sampler: TokenSampler) -> str:
     """The name that `token_sampler` makes the same sampler from."""
-    name = next((n for n, entry in SAMPLERS.items() if entry == f"{type(sampler).__module__}:{type(sampler).__name__}"), None)
+    made: Any = type(sampler)
+    name = next((known for known, entry in SAMPLERS.items() if entry == f"{made.__module__}:{made.__name__}"), None)
     if name is None:
-        raise UsageError(f"sampler {type(sampler).__name__} is not registered: add it to the table SAMPLERS")
-    values = vars(sampler)  # registered samplers are dataclasses of numbers with defaults
-    changed = [(f.name, values[f.name]) for f in fields(type(sampler)) if values[f.name] != f.default]
-    return name + (":" if changed else "") + ",".join(f"{option}={value:g}" for option, value in changed)
+        raise UsageError(f"sampler {made.__name__} is not registered: add it to the table SAMPLERS")
+    values = {field.name: getattr(sampler, field.name) for field in fields(made) if getattr(sampler, field.name) != field.default}
+    return name + (":" if values else "") + ",".join(f"{option}={value!r}" for option, value in values.items())
 
 
 def _option(sampler: str, word: str) -> tuple[str, float]:
