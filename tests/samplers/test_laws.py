@@ -102,7 +102,7 @@ def test_a_picture_does_not_depend_on_its_batch(name, schedule):
     assert not torch.equal(together[0], together[1])
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(data=st.data(), name=st.sampled_from(NAMES), schedule=st.sampled_from(sorted(SCHEDULES)))
 def test_any_size_and_any_steps_end_without_masks(data, name, schedule):
     process = process_of(schedule, data.draw(st.integers(1, 12), "T"), 4)

@@ -165,5 +165,5 @@ class Purity(_Reveal):
 
 def check_per_pass(per_pass: int | None) -> None:
     """Raises UsageError for a limit below 1 or a broken number of tokens."""
-    if per_pass is not None and (per_pass < 1 or per_pass != int(per_pass)):
+    if per_pass is not None and not (isinstance(per_pass, int) and per_pass >= 1):
         raise UsageError(f"per_pass must be a whole number of tokens from 1, not {per_pass}")
