@@ -186,10 +186,12 @@ class TokenTransformer(nn.Module):
 
     def prepare(self, context: Context) -> Prepared:
         """What depends on the context alone, computed once per request instead of once per step."""
-        condition = {"text": context.embeddings, "class": context.labels, "none": True}[self.condition]
+        condition: Any = {"text": context.embeddings, "class": context.labels, "none": True}[self.condition]
         if condition is None:
             what = "embeddings" if self.condition == "text" else "labels"
             raise UsageError(f"a network conditioned on {self.condition} needs a context with {what}: use its own context encoder")
+        if self.condition == "text":
+            condition = condition.to(self.head.weight.dtype)  # encoders give float32, also to a network in half precision
         mask = None if context.mask is None else context.mask[:, None, None]
         return Prepared([block.prepare(condition) for block in self.blocks], mask)
 

@@ -1,0 +1,28 @@
+"""The table of sizes says what the networks are."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tessera.errors import UsageError
+from tessera.families.vq_diffusion.presets import PRESETS, preset
+from tessera.registry import NETWORKS, build
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_parameter_count(name: str) -> None:
+    with torch.device("meta"):
+        network = build("network", NETWORKS, preset(name))
+    assert sum(parameter.numel() for parameter in network.parameters()) == PRESETS[name].parameters
+
+
+def test_unknown_preset() -> None:
+    with pytest.raises(UsageError, match="did you mean 'coco'"):
+        preset("cocoo")
+
+
+def test_listing_the_sizes_does_not_import_torch() -> None:
+    code = "import sys, tessera.families.vq_diffusion.presets; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
