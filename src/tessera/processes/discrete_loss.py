@@ -184,7 +184,8 @@ class DiscreteLoss(nn.Module):
         if self.training:
             self.record(t, auxiliary if bound is None else bound)
         return LossOutput(
-            per_image.sum() / x_0.numel(), per_image, auxiliary, cross_entropy, bound, kl, decoder_nll, t, p_t, x_0, x_t, masked, logits.detach()
+            loss=per_image.sum() / x_0.numel(), per_image=per_image, auxiliary=auxiliary, cross_entropy=cross_entropy, bound=bound,
+            kl=kl, decoder_nll=decoder_nll, t=t, p_t=p_t, x_0=x_0, x_t=x_t, masked=masked, logits=logits.detach(),
         )  # fmt: skip
 
     def _bound(self, log_p: Tensor, x_0: Tensor, x_t: Tensor, t: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
