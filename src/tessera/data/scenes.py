@@ -16,7 +16,6 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
 
 import numpy as np
 import torch
@@ -188,7 +187,7 @@ class Scenes:
 
     skipped: dict[str, str]
 
-    def __init__(self, split: Literal["train", "held-out"] = "train", seed: int = 0, length: int = 1_000_000) -> None:
+    def __init__(self, split: str = "train", seed: int = 0, length: int = 1_000_000) -> None:
         if split not in ("train", "held-out"):
             raise UsageError(f"unknown scenes split {split!r}: use 'train' or 'held-out'")
         self.split, self.seed, self.length, self.skipped = split, seed, length, {}
