@@ -1,6 +1,6 @@
 """What the trainer reads: pictures with prompts, by number, reproducibly."""
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import UInt8
 from torch import Tensor
@@ -15,6 +15,7 @@ class Example(NamedTuple):
     prompt: str | int | None
 
 
+@runtime_checkable
 class Dataset(Protocol):
     """Examples by index. `seed` decides everything random about an example (which caption, which crop), so that a run can
     be resumed exactly and reads the same in any process."""
