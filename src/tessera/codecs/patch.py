@@ -1,9 +1,12 @@
 """A codec without context: every patch of f × f pixels is one token, whatever surrounds it.
 
-    z = W patch + b,   k = argmin_j |z - e_j|²,   picture patch = MLP(e_k)
+    z = W patch + b,   k = argmin_j |z - e_j|²,   patch ≈ V e_k + c
 
-A convolutional encoder with normalisation over space and zero padding gives one flat background dozens of codes (global statistics and borders leak
-in), which a diffusion model must then learn as noise. Here equal patches have equal codes, so a flat cell has exactly one.
+This is classical vector quantisation (Linde, Buzo & Gray 1980) in a linear basis that is learnt with the codebook and starts as the principal
+components of the first batch.
+
+A convolutional encoder with normalisation over space and zero padding gives one flat background dozens of codes (global statistics and
+borders leak in), which a diffusion model must then learn as noise. Here equal patches have equal codes, so a flat cell has exactly one.
 """
 
 import math
@@ -25,8 +28,7 @@ class PatchVQ(TokenCodec):
     Args:
         classes: codebook size K.
         factor: patch side f in pixels.
-        dim: width of a code.
-        hidden: width of the decoder's hidden layers.
+        dim: width of a code, at most the 3 f² values of a patch; it bounds the quality and sets the cost of the search for the nearest code.
         commitment: weight β of |z - sg[e]|².
         decay: γ of the codebook's running means.
         patience: updates without use after which a code restarts.
@@ -34,35 +36,33 @@ class PatchVQ(TokenCodec):
     """
 
     def __init__(
-        self, classes: int = 2560, factor: int = 8, dim: int = 48, hidden: int = 256, commitment: float = 0.25, decay: float = 0.99,
-        patience: int = 200, distinct: float = 1e-3,
+        self, classes: int = 2560, factor: int = 8, dim: int = 96, commitment: float = 0.25, decay: float = 0.99, patience: int = 200,
+        distinct: float = 1e-3,
     ) -> None:  # fmt: skip
         super().__init__()
         self.config = {
-            "kind": "patch", "classes": classes, "factor": factor, "dim": dim, "hidden": hidden, "commitment": commitment, "decay": decay,
+            "kind": "patch", "classes": classes, "factor": factor, "dim": dim, "commitment": commitment, "decay": decay,
             "patience": patience, "distinct": distinct,
         }  # fmt: skip
         self.classes, self.factor = classes, factor
-        pixels = 3 * factor * factor
-        self.encoder = nn.Linear(pixels, dim)
-        nn.init.orthogonal_(self.encoder.weight)  # distances between patches survive, so the first codes are already distinct patches
-        nn.init.zeros_(self.encoder.bias)
+        self.encoder = nn.Linear(3 * factor * factor, dim)
+        self.decoder = nn.Linear(dim, 3 * factor * factor)
         self.quantizer = EMA(classes, dim, commitment=commitment, distinct=distinct, patience=patience, decay=decay)
-        self.decoder = nn.Sequential(
-            nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, pixels)
-        )  # fmt: skip
 
     def encode(self, image: Float[Tensor, "b 3 h w"]) -> Int[Tensor, "b n"]:
         return self.quantizer.tokens(self.encoder(self._patches(image)))
 
     def decode(self, tokens: Int[Tensor, "b n"], grid: tuple[int, int]) -> Float[Tensor, "b 3 h w"]:
-        return self._picture(self.decoder(self.quantizer.embed(tokens)), grid).clamp(-1, 1)
+        patches = self.decoder(self.quantizer.embed(tokens))
+        return F.pixel_shuffle(patches.transpose(1, 2).unflatten(2, grid), self.factor).clamp(-1, 1)
 
     def training_loss(self, image: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         """Mean squared error plus commitment, and a report: mse (of values in [-1, 1]), psnr in dB, commitment, usage, perplexity."""
-        patches = self._patches(image)
-        quantized = self.quantizer(self.encoder(patches).flatten(0, 1))
-        mse = F.mse_loss(self.decoder(quantized.values), patches.flatten(0, 1))
+        patches = self._patches(image).flatten(0, 1)
+        if self.training and int(self.quantizer.updates) == 0:
+            self._start_from(patches)
+        quantized = self.quantizer(self.encoder(patches))
+        mse = F.mse_loss(self.decoder(quantized.values), patches)
         psnr = 10 * math.log10(4) - 10 * mse.detach().log10()
         report = {"mse": mse.detach(), "psnr": psnr, "commitment": quantized.loss.detach(), **self.quantizer.report()}
         return mse + quantized.loss, report
@@ -71,5 +71,13 @@ class PatchVQ(TokenCodec):
         self.grid((image.shape[2], image.shape[3]))
         return F.pixel_unshuffle(image, self.factor).flatten(2).transpose(1, 2)
 
-    def _picture(self, patches: Float[Tensor, "b n p"], grid: tuple[int, int]) -> Float[Tensor, "b 3 h w"]:
-        return F.pixel_shuffle(patches.transpose(1, 2).unflatten(2, grid), self.factor)
+    @torch.no_grad()
+    def _start_from(self, patches: Float[Tensor, "m p"]) -> None:
+        """Principal components: the linear basis of this width that loses least."""
+        mean = patches.mean(0)
+        centred = (patches - mean).double()
+        basis = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -self.encoder.out_features :].flip(1).to(patches.dtype)
+        self.encoder.weight.copy_(basis.T)
+        self.encoder.bias.copy_(-mean @ basis)
+        self.decoder.weight.copy_(basis)
+        self.decoder.bias.copy_(mean)
