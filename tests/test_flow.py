@@ -2,57 +2,19 @@
 
 import pytest
 import torch
-from torch import nn
 
-from tessera.codecs.codec import TokenCodec
-from tessera.contexts.context import Context, ContextEncoder, Unconditional
+from tessera.contexts.context import Unconditional
 from tessera.errors import UsageError
-from tessera.flow import SamplingSettings, TokenFlow
-from tessera.processes.discrete import DiscreteProcess
-from tessera.processes.discrete_loss import DiscreteLoss
-from tessera.processes.schedules import vq_diffusion
+from tessera.flow import SamplingSettings
 from tessera.randomness import Draws
+from tests.toy_flow import Codec, toy_flow
 
-CLASSES, STEPS = 5, 8
-
-
-class Codec(TokenCodec):
-    def __init__(self, classes=CLASSES):
-        super().__init__()
-        self.classes, self.factor = classes, 4
-
-
-class Numbers(ContextEncoder):
-    """The prompt k asks for the token k; none asks for nothing."""
-
-    def forward(self, prompts):
-        return Context(embeddings=torch.nn.functional.one_hot(torch.tensor(prompts), CLASSES).float()[:, None])
-
-    def unconditional(self, batch):
-        return Context(embeddings=torch.zeros(batch, 1, CLASSES))
-
-
-class Network(nn.Module):
-    """Masked tokens: logits are the context, twice as strong after `prepare`. The others are copied."""
-
-    def __init__(self):
-        super().__init__()
-        self.strength = nn.Parameter(torch.tensor(1.0))
-        self.prepared, self.calls = 0, []
-
-    def prepare(self, context):
-        self.prepared += 1
-        return context.embeddings * 2
-
-    def forward(self, x_t, t_index, prepared):
-        self.calls.append((x_t, t_index))
-        seen = torch.nn.functional.one_hot(x_t, CLASSES + 1)[..., :CLASSES]
-        return prepared * self.strength + 30 * seen
+STEPS = 8
 
 
 @pytest.fixture
 def flow():
-    return TokenFlow(Codec(), Numbers(), Network(), DiscreteLoss(DiscreteProcess(vq_diffusion(STEPS), CLASSES)))
+    return toy_flow(STEPS)
 
 
 def sample(flow, prompts=(1, 3), settings=SamplingSettings(), indices=None, **options):  # noqa: B008
@@ -116,14 +78,14 @@ def test_a_partial_start_keeps_tokens_of_the_picture(flow):
 
 
 def test_nothing_to_guide_with():
-    flow = TokenFlow(Codec(), Unconditional(), Network(), DiscreteLoss(DiscreteProcess(vq_diffusion(STEPS), CLASSES)))
+    flow = toy_flow(STEPS, encoder=Unconditional())
     with pytest.raises(UsageError, match="nothing to guide with"):
         sample(flow, (None,), SamplingSettings(guidance=2.0))
 
 
 def test_a_codec_of_another_codebook_is_refused():
     with pytest.raises(UsageError, match="7 classes"):
-        TokenFlow(Codec(7), Numbers(), Network(), DiscreteLoss(DiscreteProcess(vq_diffusion(STEPS), CLASSES)))
+        toy_flow(STEPS, codec=Codec(7))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Classifier-free guidance over token posteriors (Improved VQ-Diffusion, Tang et al. 2022, arXiv 2205.16007, eq. 9).
+"""Classifier-free guidance over token posteriors (Improved VQ-Diffusion, Tang et al. 2022, arXiv 2205.16007).
 
     log p_s(x_0 | x_t, y) = log p(x_0 | x_t, ∅) + s (log p(x_0 | x_t, y) - log p(x_0 | x_t, ∅)) - log Z
 

@@ -1,4 +1,4 @@
-"""Truncation: only the most probable classes of each position can be drawn (VQ-Diffusion, section 4.4).
+"""Truncation: only the most probable classes of each position can be drawn (VQ-Diffusion, Gu et al. 2022, arXiv 2111.14822).
 
 top-r mass: with classes sorted by falling probability, rank 0 and every rank whose preceding cumulative probability is < r.
 top-k: the k most probable classes. The others get log-probability -70; the rest is not renormalised, as in the original.

@@ -1,10 +1,10 @@
-"""Samplers that fix how many tokens each pass reveals (Improved VQ-Diffusion, Tang et al. 2022, arXiv 2205.16007, section 3.2).
+"""Samplers that fix how many tokens each pass reveals (Improved VQ-Diffusion, Tang et al. 2022, arXiv 2205.16007).
 
 From time t to s, a set number of masked positions is chosen without replacement in proportion to a score, and only these
 are drawn, from p(x_0 | x_t); the last step draws every position from the posterior, as `Ancestral` does.
 
 High quality: all scores equal, and few tokens per pass, so that fewer tokens are drawn without seeing each other.
-Purity: the score of position i is how sure the network is there, and surer positions are drawn more sharply (eq. 10, 11):
+Purity: the score of position i is how sure the network is there, and surer positions are drawn more sharply (their eq. 11, w is their r):
 
     purity(i) = max_k p(x_0^i = k | x_t)      score(i) = purity(i) / max_j purity(j)
     x^i ~ p(x_0^i | x_t)^(1 + w · score(i)), renormalised
