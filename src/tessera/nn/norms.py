@@ -42,7 +42,7 @@ class AdaptiveLayerNorm(nn.Module):
     def forward(self, x: Float[Tensor, "b n d"], modulation: Modulation) -> Float[Tensor, "b n d"]:
         gain, shift = modulation
         if len(gain) == 1:  # norm and modulation in one pass over x
-            return F.layer_norm(x, (self.width,), gain[0], shift[0], _EPSILON)
+            return F.layer_norm(x, (self.width,), gain[0].to(x.dtype), shift[0].to(x.dtype), _EPSILON)  # autocast mixes them
         return torch.addcmul(shift[:, None], F.layer_norm(x, (self.width,), eps=_EPSILON), gain[:, None])
 
 

@@ -114,8 +114,10 @@ def test_dropout_acts_only_while_training() -> None:
     assert not torch.equal(made(x_t, t, context(TEXT, 3)), made(x_t, t, context(TEXT, 3)))
 
 
-def test_bfloat16() -> None:
-    made, (x_t, t) = network(TEXT), inputs()
+@pytest.mark.parametrize("times", [[0, 19, 7], [7, 7, 7]])
+def test_bfloat16(times: list[int]) -> None:
+    made, (x_t, _) = network(TEXT), inputs()
+    t = torch.tensor(times)
     with torch.inference_mode():
         full = made(x_t, t, context(TEXT, 3))
         with torch.autocast("cpu", torch.bfloat16):
