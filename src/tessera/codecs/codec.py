@@ -32,3 +32,7 @@ class TokenCodec(nn.Module):
     def decode(self, tokens: Int[Tensor, "b n"], grid: tuple[int, int]) -> Float[Tensor, "b 3 h w"]:
         """Tokens, row-major over `grid` → pictures in [-1, 1] (clamped)."""
         raise NotImplementedError
+
+    def codebook(self) -> Float[Tensor, "k d"]:
+        """The code of every class."""
+        raise NotImplementedError

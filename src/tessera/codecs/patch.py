@@ -2,8 +2,8 @@
 
     z = W patch + b,   k = argmin_j |z - e_j|²,   patch ≈ V e_k + c
 
-This is classical vector quantisation (Linde, Buzo & Gray 1980) in a linear basis that is learnt with the codebook and starts as the principal
-components of the first batch.
+This is classical vector quantisation (Linde, Buzo & Gray 1980) in a linear basis that is learnt with the codebook and starts as the
+principal components of the first batch.
 
 A convolutional encoder with normalisation over space and zero padding gives one flat background dozens of codes (global statistics and
 borders leak in), which a diffusion model must then learn as noise. Here equal patches have equal codes, so a flat cell has exactly one.
@@ -28,7 +28,7 @@ class PatchVQ(TokenCodec):
     Args:
         classes: codebook size K.
         factor: patch side f in pixels.
-        dim: width of a code, at most the 3 f² values of a patch; it bounds the quality and sets the cost of the search for the nearest code.
+        dim: width of a code, at most the 3 f² values of a patch; bounds the quality and sets the cost of the search for the nearest code.
         commitment: weight β of |z - sg[e]|².
         decay: γ of the codebook's running means.
         patience: updates without use after which a code restarts.
@@ -55,6 +55,9 @@ class PatchVQ(TokenCodec):
     def decode(self, tokens: Int[Tensor, "b n"], grid: tuple[int, int]) -> Float[Tensor, "b 3 h w"]:
         patches = self.decoder(self.quantizer.embed(tokens))
         return F.pixel_shuffle(patches.transpose(1, 2).unflatten(2, grid), self.factor).clamp(-1, 1)
+
+    def codebook(self) -> Float[Tensor, "k d"]:
+        return self.quantizer.codebook
 
     def training_loss(self, image: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         """Mean squared error plus commitment, and a report: mse (of values in [-1, 1]), psnr in dB, commitment, usage, perplexity."""

@@ -1,42 +1,34 @@
 """Codebooks: encoder outputs z ⇄ codes e_k, with gradients that pass straight through.
 
-    nearest (van den Oord et al. 2017, arXiv 1711.00937, eq. 1–3)   k = argmin_j |z - e_j|²,  loss |sg[z] - e_k|² + β |z - sg[e_k]|²
-    EMA (the same, appendix A.1)        N_k ← γ N_k + (1 - γ) n_k,  m_k ← γ m_k + (1 - γ) Σ_{z → k} z,  e_k = m_k / N_k,  loss β |z - sg[e_k]|²
-    Gumbel (Jang et al. 2017, arXiv 1611.01144)   e = Σ_k softmax((l + g) / τ)_k e_k with l = W z + b,  loss λ KL(softmax(l) ‖ uniform)
+    nearest  (van den Oord et al. 2017, arXiv 1711.00937, eq. 1-3)
+        k = argmin_j |z - e_j|²,   loss = |sg[z] - e_k|² + β |z - sg[e_k]|²
+    EMA  (the same, appendix A.1)
+        N_k ← γ N_k + (1 - γ) n_k,   m_k ← γ m_k + (1 - γ) Σ_{z → k} z,   e_k = m_k / N_k,   loss = β |z - sg[e_k]|²
+    Gumbel  (Jang, Gu & Poole 2017, arXiv 1611.01144)
+        l = W z + b,   y = softmax((l + g) / τ),   e = Σ_k y_k e_k,   loss = λ KL(softmax(l) ‖ uniform)
 
-sg stops gradients; the value passed on is z + sg[e_k - z].
+sg stops gradients; the squared norms are means over the D values. The value passed on is a code itself: z + sg[e_k - z], or the code of the
+largest y with the gradient of the mixture.
 
-Unused codes restart. Vector codebooks take points of the batch by k-means++ (Arthur & Vassilvitskii 2007): one after the other, each with
-probability proportional to its squared distance from all living codes. So rare points get a code although most of a batch is background, and no
-two codes start on one point. A Gumbel code takes half of the probability of a code in use, which leaves the distribution as it was.
-
-Random numbers of training come from the count of updates, which is saved with the model: a resumed run draws what the whole run would have.
+Unused codes restart. A vector codebook takes points of the batch by k-means++ (Arthur & Vassilvitskii 2007): one after the other, each with
+probability proportional to its squared distance from all living codes. So rare points get a code although most of a batch is background,
+and no two codes start on one point. A Gumbel code takes half of the probability of a code in use: the mixture stays what it was.
 """
 
-from typing import NamedTuple
+import math
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tessera.randomness import Draws, derive_seed
+from tessera.codecs.quantizer import Quantized, Quantizer
+from tessera.randomness import Draws
 
-__all__ = ["EMA", "Gumbel", "Nearest", "Quantized", "Quantizer", "distinct_points", "perplexity"]
+__all__ = ["EMA", "Gumbel", "Nearest", "distinct_points"]
 
-
-class Quantized(NamedTuple):
-    """values: codes with straight-through gradients. indices: their numbers. loss: what the quantizer adds to the training loss."""
-
-    values: Float[Tensor, "m d"]
-    indices: Int[Tensor, " m"]
-    loss: Float[Tensor, ""]
-
-
-def perplexity(histogram: Float[Tensor, " k"]) -> Float[Tensor, ""]:
-    """exp of the entropy of a (not necessarily normalised) histogram: k when all k codes are used alike, 1 when one is."""
-    p = histogram.double() / histogram.double().sum().clamp(min=1e-300)
-    return torch.special.entr(p).sum().exp().float()
+SEARCH = 2**20
+"""Affinities computed at a time on a CPU: few enough to stay in its cache."""
 
 
 def distinct_points(
@@ -53,90 +45,23 @@ def distinct_points(
     error = error.double()
     chosen: list[Tensor] = []
     for u in uniform:
-        weight = torch.where(error > floor, error, 0.0)
-        if not bool(weight.any()):
+        weight = error.isinf().double() if bool(error.isinf().any()) else torch.where(error > floor, error, 0.0)
+        cumulative = weight.cumsum(0)
+        if float(cumulative[-1]) == 0.0:
             break
-        cumulative = (weight.isinf().double() if bool(weight.isinf().any()) else weight).cumsum(0)
         row = torch.searchsorted(cumulative, (u * cumulative[-1]).unsqueeze(0), right=True).clamp_(max=len(z) - 1)
         chosen.append(row)
         error = torch.minimum(error, (z - z[row]).square().sum(-1).double())
     return torch.cat(chosen) if chosen else torch.empty(0, dtype=torch.int64, device=z.device)
 
 
-class Quantizer(nn.Module):
-    """A codebook of K codes of width D, and the record of their use.
-
-    Args:
-        classes: K.
-        dim: D.
-        patience: updates without use after which a code counts as unused.
-        restart_every: unused codes restart at every such update; 0 never.
-        decay: of the running histogram of use (and of the EMA codebook).
-    """
-
-    codebook: Tensor
-    histogram: Tensor
-    idle: Tensor
-    updates: Tensor
-
-    def __init__(self, classes: int, dim: int, patience: int = 200, restart_every: int = 10, decay: float = 0.99) -> None:
-        super().__init__()
-        self.classes, self.dim, self.patience, self.restart_every, self.decay = classes, dim, patience, restart_every, decay
-        self.register_buffer("histogram", torch.zeros(classes))
-        self.register_buffer("idle", torch.full((classes,), patience))
-        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
-
-    def tokens(self, z: Float[Tensor, "b n d"], draws: Draws | None = None) -> Int[Tensor, "b n"]:
-        """The code of every position; only the Gumbel quantizer can draw it."""
-        return self.nearest(z.flatten(0, 1)).view(z.shape[:2])
-
-    def embed(self, indices: Int[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
-        """The codes themselves."""
-        return F.embedding(indices, self.codebook)
-
-    def nearest(self, z: Float[Tensor, "m d"]) -> Int[Tensor, " m"]:
-        """argmin_k |z - e_k|² = argmax_k z·e_k - |e_k|²/2: one matrix product, in float32 whatever the autocast."""
-        with torch.autocast(z.device.type, enabled=False):
-            return _affinity(z.float(), self.codebook.detach().float()).argmax(-1)
-
-    def forward(self, z: Float[Tensor, "m d"]) -> Quantized:
-        """Quantizes; while training, also updates the record of use and restarts unused codes."""
-        raise NotImplementedError
-
-    def report(self) -> dict[str, Tensor]:
-        """usage: share of the codes used within the last `patience` updates. perplexity: of the running histogram."""
-        return {"usage": (self.idle < self.patience).float().mean(), "perplexity": perplexity(self.histogram)}
-
-    @torch.no_grad()
-    def _restart(self, z: Float[Tensor, "m d"]) -> None:
-        """Before an update: unused codes restart, if it is their time."""
-        if self.restart_every and int(self.updates) % self.restart_every == 0:
-            dead = (self.idle >= self.patience).nonzero().squeeze(1)
-            if len(dead):
-                restarted = self._replace(dead, z, torch.Generator().manual_seed(derive_seed("codebook", int(self.updates))))
-                self.idle[restarted] = 0
-
-    def _replace(self, dead: Int[Tensor, " n"], z: Float[Tensor, "m d"], generator: torch.Generator) -> Int[Tensor, " r"]:
-        """Gives dead codes new values; returns those that got one."""
-        raise NotImplementedError
-
-    @torch.no_grad()
-    def _record(self, counts: Float[Tensor, " k"]) -> None:
-        self.histogram.lerp_(counts / counts.sum(), 1 - self.decay)
-        self.idle.add_(1).masked_fill_(counts > 0, 0)
-        self.updates.add_(1)
-
-    def _counts(self, indices: Int[Tensor, " m"]) -> Float[Tensor, " k"]:
-        return torch.bincount(indices, minlength=self.classes).float()
-
-
 class _VectorQuantizer(Quantizer):
-    """What nearest and EMA share: distances, and restarts on points of the batch.
+    """What nearest and EMA share: distances, and restarts on points of the batch, from which all codes start too.
 
     Args:
+        classes, dim, patience, restart_every, decay: as in `Quantizer`.
         commitment: β.
         distinct: a point gets a new code only when its squared error exceeds this share of the batch's variance.
-        patience, restart_every, decay: as in `Quantizer`.
     """
 
     def __init__(
@@ -145,14 +70,23 @@ class _VectorQuantizer(Quantizer):
     ) -> None:  # fmt: skip
         super().__init__(classes, dim, patience, restart_every, decay)
         self.commitment, self.distinct = commitment, distinct
+        self.idle.fill_(patience)
+
+    def tokens(self, z: Float[Tensor, "b n d"], draws: Draws | None = None) -> Int[Tensor, "b n"]:
+        return self.nearest(z.flatten(0, 1)).view(z.shape[:2])
+
+    @torch.no_grad()
+    def nearest(self, z: Float[Tensor, "m d"]) -> Int[Tensor, " m"]:
+        """argmin_k |z - e_k|² = argmax_k z·e_k - |e_k|²/2: one matrix product."""
+        rows = max(1, SEARCH // self.classes) if z.device.type == "cpu" else len(z)
+        return torch.cat([_affinity(part, self.codebook).argmax(-1) for part in z.split(rows)])
 
     def _replace(self, dead: Int[Tensor, " n"], z: Float[Tensor, "m d"], generator: torch.Generator) -> Int[Tensor, " r"]:
         z = z.float()
-        living = self.codebook.detach()[self.idle < self.patience].float()
+        living = self.codebook[self.idle < self.patience].float()
+        error = torch.full_like(z[:, 0], math.inf)
         if len(living):
             error = (z - living[_affinity(z, living).argmax(-1)]).square().sum(-1)
-        else:
-            error = z.new_full((len(z),), float("inf"))
         floor = self.distinct * float((z - z.mean(0)).square().sum(-1).mean())
         points = distinct_points(z, error, len(dead), floor, generator)
         restarted = dead[: len(points)]
@@ -160,11 +94,11 @@ class _VectorQuantizer(Quantizer):
         return restarted
 
     def _set(self, codes: Int[Tensor, " n"], values: Float[Tensor, "n d"]) -> None:
-        self.codebook.data[codes] = values.to(self.codebook.dtype)
+        self.codebook[codes] = values
 
 
 class Nearest(_VectorQuantizer):
-    """Nearest code; the codebook learns by gradient."""
+    """Nearest code; the codebook learns by gradient. Arguments as in `_VectorQuantizer`."""
 
     def __init__(
         self, classes: int, dim: int, commitment: float = 0.25, distinct: float = 1e-3, patience: int = 200, restart_every: int = 10,
@@ -178,14 +112,14 @@ class Nearest(_VectorQuantizer):
             self._restart(z)
         indices = self.nearest(z)
         if self.training:
-            self._record(self._counts(indices))
+            self._record(indices)
         codes = F.embedding(indices, self.codebook)
         loss = F.mse_loss(codes, z.detach()) + self.commitment * F.mse_loss(z, codes.detach())
         return Quantized(z + (codes - z).detach(), indices, loss)
 
 
 class EMA(_VectorQuantizer):
-    """Nearest code; the codebook is the running mean of the points that chose each code."""
+    """Nearest code; every code is the running mean of the points that chose it, γ = `decay`. Arguments as in `_VectorQuantizer`."""
 
     cluster_size: Tensor
     codebook_sum: Tensor
@@ -203,20 +137,19 @@ class EMA(_VectorQuantizer):
         if self.training:
             self._restart(z)
         indices = self.nearest(z)
-        codes = F.embedding(indices, self.codebook)  # of before the update, so that a step's loss sees the codebook it was made with
+        codes = F.embedding(indices, self.codebook)  # a copy: the codes these indices chose, before they move
         if self.training:
-            self._update(z.detach().float(), indices)
+            self._move(z.detach().float(), indices)
         return Quantized(z + (codes - z).detach(), indices, self.commitment * F.mse_loss(z, codes))
 
     @torch.no_grad()
-    def _update(self, z: Float[Tensor, "m d"], indices: Int[Tensor, " m"]) -> None:
-        counts = self._counts(indices)
+    def _move(self, z: Float[Tensor, "m d"], indices: Int[Tensor, " m"]) -> None:
+        counts = self._record(indices)
         self.cluster_size.lerp_(counts, 1 - self.decay)
         self.codebook_sum.lerp_(torch.zeros_like(self.codebook_sum).index_add_(0, indices, z), 1 - self.decay)
-        # m_k / N_k changes only for codes in use; leaving the others alone needs no smoothing against N_k → 0.
+        # Only codes in use change m_k / N_k; leaving the others alone, N_k may vanish without the usual smoothing, which biases rare codes.
         used = counts > 0
         self.codebook[used] = self.codebook_sum[used] / self.cluster_size[used].unsqueeze(1)
-        self._record(counts)
 
     def _set(self, codes: Int[Tensor, " n"], values: Float[Tensor, "n d"]) -> None:
         super()._set(codes, values)
@@ -224,5 +157,64 @@ class EMA(_VectorQuantizer):
         self.codebook_sum[codes] = values
 
 
+class Gumbel(Quantizer):
+    """A distribution over codes, sampled with a gradient.
+
+    Args:
+        classes, dim, patience, restart_every, decay: as in `Quantizer`.
+        kl_weight: λ.
+
+    `temperature`, τ of the relaxation, is 1 at first; a recipe may lower it.
+    """
+
+    def __init__(
+        self, classes: int, dim: int, kl_weight: float = 5e-4, patience: int = 200, restart_every: int = 10, decay: float = 0.99
+    ) -> None:  # fmt: skip
+        super().__init__(classes, dim, patience, restart_every, decay)
+        self.kl_weight, self.temperature = kl_weight, 1.0
+        self.to_logits = nn.Linear(dim, classes)
+        self.codebook = nn.Parameter(torch.randn(classes, dim))
+
+    def logits(self, z: Float[Tensor, "*m d"]) -> Float[Tensor, "*m k"]:
+        """Unnormalised log-probabilities of the codes."""
+        return self.to_logits(z).float()
+
+    def tokens(self, z: Float[Tensor, "b n d"], draws: Draws | None = None) -> Int[Tensor, "b n"]:
+        """Drawn from softmax(logits), or the most probable codes when `draws` is None."""
+        return self.logits(z).argmax(-1) if draws is None else draws.categorical(self.logits(z))
+
+    def forward(self, z: Float[Tensor, "m d"]) -> Quantized:
+        """While training a draw of the relaxation, otherwise the most probable code."""
+        if self.training:
+            self._restart(z)
+        logits = self.logits(z)
+        log_p = logits.log_softmax(-1)
+        loss = self.kl_weight * (log_p.exp() * (log_p + math.log(self.classes))).sum(-1).mean()
+        if not self.training:
+            indices = logits.argmax(-1)
+            return Quantized(F.embedding(indices, self.codebook), indices, loss)
+        noise = -torch.empty(logits.shape).exponential_(generator=self._generator("draw")).log().to(logits.device)
+        soft = ((logits + noise) / self.temperature).softmax(-1)
+        indices = soft.argmax(-1)
+        choice = F.one_hot(indices, self.classes) + (soft - soft.detach())
+        self._record(indices)
+        return Quantized(choice @ self.codebook, indices, loss)
+
+    def _replace(self, dead: Int[Tensor, " n"], z: Float[Tensor, "m d"], generator: torch.Generator) -> Int[Tensor, " r"]:
+        shares = torch.where(self.idle < self.patience, self.histogram, 0.0)
+        count = min(len(dead), int((shares > 0).sum()))
+        if count == 0:
+            return dead[:0]
+        parents = torch.multinomial(shares.cpu(), count, generator=generator).to(dead.device)
+        restarted = dead[:count]
+        self.to_logits.bias[parents] -= math.log(2)
+        self.to_logits.weight[restarted], self.to_logits.bias[restarted] = self.to_logits.weight[parents], self.to_logits.bias[parents]
+        self.codebook[restarted] = self.codebook[parents]
+        return restarted
+
+
 def _affinity(z: Float[Tensor, "m d"], codebook: Float[Tensor, "k d"]) -> Float[Tensor, "m k"]:
-    return torch.addmm(codebook.square().sum(-1), z, codebook.T, beta=-0.5)
+    """z·e - |e|²/2 in float32 whatever the autocast: a token must not depend on it."""
+    with torch.autocast(z.device.type, enabled=False):
+        codebook = codebook.float()
+        return torch.addmm(codebook.square().sum(-1), z.float(), codebook.T, beta=-0.5)
