@@ -17,7 +17,7 @@ from tessera.errors import UsageError
 from tessera.guidance.classifier_free import classifier_free, is_guided
 from tessera.guidance.temperature import check_temperature, temper
 from tessera.guidance.truncation import check_truncation, truncate
-from tessera.processes.discrete import log_posterior
+from tessera.processes.discrete import DiscreteProcess, log_posterior
 from tessera.processes.discrete_loss import DiscreteLoss
 from tessera.randomness import Draws
 from tessera.samplers.loop import Callback, run
@@ -69,6 +69,8 @@ class TokenFlow(nn.Module):
         loss: the training loss; holds the process and the running loss statistics.
     """
 
+    network: Any  # nn.Module's own type does not know `prepare`
+
     def __init__(self, codec: TokenCodec, context_encoder: ContextEncoder, network: nn.Module, loss: DiscreteLoss) -> None:
         super().__init__()
         self.codec, self.context_encoder, self.network, self.loss = codec, context_encoder, network, loss
@@ -79,7 +81,7 @@ class TokenFlow(nn.Module):
             )
 
     @property
-    def process(self) -> Any:
+    def process(self) -> DiscreteProcess:
         return self.loss.process
 
     def predictor(self, context: Context) -> Predict:
