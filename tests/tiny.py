@@ -18,7 +18,7 @@ def tiny_model(classes: int = 24, steps: int = 20, seed: int = 0) -> Model:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         flow = TokenFlow(
-            PatchVQ(classes=classes, factor=8, dim=8, hidden=16),
+            PatchVQ(classes=classes, factor=8, dim=8),
             Words(WORDS, length=8, width=16, depth=1, heads=2, null=True),
             TokenTransformer(classes, (4, 4), width=16, depth=2, heads=2, timesteps=steps, context_width=16),
             DiscreteLoss(DiscreteProcess(make_schedule("vq-diffusion", steps), classes)),

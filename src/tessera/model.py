@@ -25,7 +25,7 @@ from tessera.record import Record
 from tessera.samplers.loop import Callback
 from tessera.samplers.registry import sampler_name, token_sampler
 
-__all__ = ["PRECISIONS", "Model", "load", "torch_device"]
+__all__ = ["DEFAULT_STRENGTH", "PRECISIONS", "Model", "load", "override", "settings_of", "torch_device"]
 
 Prompt = str | int | None
 """Words, a class label, or None for models that take no prompt."""
@@ -34,6 +34,7 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 """Of matrix products while sampling; auto is bfloat16 on CUDA and float32 elsewhere."""
 
 DEFAULT_STRENGTH = 0.6
+"""Share of the process that image-to-image runs unless told otherwise."""
 
 
 class Model:
@@ -93,21 +94,6 @@ class Model:
         self.weights = write_model(Path(folder), about, self.flows, dtype, overwrite)
         return Path(folder)
 
-    def settings(
-        self,
-        sampler: str | None = None,
-        steps: int | None = None,
-        guidance: float | None = None,
-        truncation: float | int | None = None,
-        temperature: float | None = None,
-        start: float | None = None,
-    ) -> SamplingSettings:
-        """The model's defaults with everything that is given in their place. See `SamplingSettings`."""
-        given: dict[str, Any] = {
-            "sampler": sampler, "steps": steps, "guidance": guidance, "truncation": truncation, "temperature": temperature, "start": start,
-        }  # fmt: skip
-        return replace(self.defaults, **{name: value for name, value in given.items() if value is not None})
-
     def text_to_image(
         self,
         prompts: Prompt | Sequence[Prompt],
@@ -147,7 +133,7 @@ class Model:
         if strength is not None and init is None:
             raise UsageError("strength says how much to change a picture, but none is given: give init too")
         start = None if init is None else DEFAULT_STRENGTH if strength is None else strength
-        settings = self.settings(sampler, steps, guidance, truncation, temperature, start)
+        settings = override(self.defaults, sampler, steps, guidance, truncation, temperature, start)
         return list(
             self.stream(
                 prompts, n, seed, settings, size=size, batch_size=batch_size, init=init, precision=precision, index=index, callback=callback
@@ -243,6 +229,27 @@ def load(source: str | Path, device: torch.device | str = "auto") -> Model:
     """
     target = torch_device(device)
     return Model(*read_model(find(source))).to(target)
+
+
+def override(
+    base: SamplingSettings,
+    sampler: str | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
+    truncation: float | int | None = None,
+    temperature: float | None = None,
+    start: float | None = None,
+) -> SamplingSettings:
+    """`base` with everything that is given in its place. Raises UsageError for a value out of range."""
+    given: dict[str, Any] = {
+        "sampler": sampler, "steps": steps, "guidance": guidance, "truncation": truncation, "temperature": temperature, "start": start,
+    }  # fmt: skip
+    return replace(base, **{name: value for name, value in given.items() if value is not None})
+
+
+def settings_of(record: Record) -> SamplingSettings:
+    """The settings a picture was made with."""
+    return SamplingSettings(record.sampler, record.steps, record.guidance, record.truncation, record.temperature, record.start)
 
 
 def torch_device(name: torch.device | str) -> torch.device:

@@ -1,0 +1,84 @@
+"""The command line. Nothing heavy is imported before a command needs it, so that help and errors of usage come at once."""
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+import tessera
+from tessera.apps.catalogue import info, models
+from tessera.apps.console import say
+from tessera.apps.evaluate import evaluate
+from tessera.apps.generate import generate
+from tessera.apps.train import train
+from tessera.errors import TesseraError
+
+__all__ = ["app", "main"]
+
+INTERRUPTED = 130
+# Everything the parser can find wrong; typer gives no public name to the class above its own errors.
+ParseError: Any = typer.BadParameter.__mro__[2]
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Pictures from words.")
+app.command()(generate)
+app.command()(train)
+app.add_typer(evaluate, name="evaluate")
+app.command()(info)
+app.command()(models)
+
+
+def _version(asked: bool) -> bool:
+    if asked:
+        print(tessera.__version__)
+        raise typer.Exit
+    return asked
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and leave.")] = False,
+) -> None:
+    """Pictures from words, with discrete diffusion."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs a command and leaves with its exit code: 0, 1 (failure), 2 (usage), 130 (Ctrl-C)."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    sys.exit(_run(given, debug="--debug" in given))
+
+
+def _run(arguments: list[str], debug: bool) -> int:
+    try:
+        return app(arguments, prog_name="tessera", standalone_mode=False) or 0
+    except Exception as error:
+        if debug:
+            raise
+        return _explain(error)
+    except KeyboardInterrupt:
+        say("stopped")
+        return INTERRUPTED
+
+
+def _explain(error: Exception) -> int:
+    """One sentence for whatever went wrong, and the exit code."""
+    if isinstance(error, TesseraError):
+        say(f"tessera: {error}")
+        return error.exit_code
+    if isinstance(error, ParseError):
+        message = error.format_message()
+        if message:  # none when no command was given: the help has been shown
+            say(f"tessera: {message}")
+        return 2
+    if isinstance(error, BrokenPipeError):  # the reader of our output has left
+        sys.stdout = None
+        return 1
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        say("tessera: out of memory: give a smaller --batch-size or --size")
+        return 1
+    say(f"tessera: internal error ({type(error).__name__}: {error}); please report it with what --debug shows")
+    return 1
+
+
+if __name__ == "__main__":
+    main()

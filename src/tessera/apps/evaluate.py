@@ -1,0 +1,108 @@
+"""`tessera evaluate`: how good a model is, in numbers."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tessera.apps.console import print_json, progress_bar
+from tessera.apps.options import (
+    AsJSON,
+    Debug,
+    Device,
+    Guidance,
+    Method,
+    ModelName,
+    Precision,
+    Sampler,
+    Steps,
+    Temperature,
+    Truncation,
+    chosen_settings,
+)
+from tessera.atomic import write_file
+from tessera.errors import TesseraError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from tessera.samplers.loop import Progress
+
+__all__ = ["evaluate"]
+
+evaluate = typer.Typer(no_args_is_help=True, help="Measures a model.")
+
+
+@evaluate.callback()
+def _group() -> None:
+    """Measures a model."""
+
+
+@evaluate.command()
+def scenes(
+    model: ModelName = None,
+    count: Annotated[int, typer.Option("--count", "-n", help="Held-out prompts to draw, one picture each.")] = 500,
+    seed: Annotated[int, typer.Option(help="Fixes the pictures; the prompts are always the same.")] = 0,
+    method: Method = None,
+    sampler: Sampler = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    truncation: Truncation = None,
+    temperature: Temperature = None,
+    batch_size: Annotated[int, typer.Option(help="Pictures computed together.")] = 50,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Also keep the pictures and their verdicts in this folder.")] = None,
+    as_json: AsJSON = False,
+    debug: Debug = False,
+) -> None:
+    """Prompt fidelity on the built-in world: the share of held-out prompts of which every clause is right in the picture."""
+    try:
+        from tessera.evaluation.scenes_fidelity import evaluate_scenes
+    except ModuleNotFoundError as error:
+        raise TesseraError(f"evaluation needs the package {error.name!r}: pip install 'tessera[eval]'") from error
+    from tessera.apps.output import OutputFolder
+    from tessera.model import load, whole_number
+
+    whole_number("count", count, 1)
+    whole_number("seed", seed, 0)
+    whole_number("batch_size", batch_size, 1)
+    loaded = load(model or "scenes", device)
+    settings = chosen_settings(loaded.defaults, method, sampler, steps, guidance, truncation, temperature)
+    target = None if output is None else OutputFolder(output)
+    if target is not None:
+        target.check(3 * loaded.size[0] * loaded.size[1] + 4096, count)
+
+    with progress_bar("evaluating", count, "pictures") as bar:
+        done = 0
+
+        def after_step(progress: "Progress") -> None:
+            bar.set(done + len(progress.x) * progress.index / progress.total)
+
+        def draw(prompts: list[str], seed: int) -> "list[Image]":
+            stream = loaded.stream(prompts, 1, seed, settings, batch_size=batch_size, precision=precision, callback=after_step)
+            return list(stream)
+
+        def judged(now: int, _: int) -> None:
+            nonlocal done
+            done = now
+
+        fidelity, results = evaluate_scenes(draw, count, seed, batch_size, judged)
+
+    if target is not None:
+        verdicts = [
+            {"picture": target.save(picture, caption.text).name, "prompt": caption.text, **asdict(verdict)}
+            for caption, picture, verdict in results
+        ]
+        with write_file(target.path / "verdicts.json") as part:
+            part.write_text(json.dumps(verdicts, indent=1), encoding="utf-8")
+    shares = fidelity.as_dict()
+    if as_json:
+        print_json({"model": loaded.name, "weights": loaded.weights, "seed": seed, "settings": asdict(settings), "fidelity": shares})
+        return
+    print(f"right: {fidelity.right:.1%} of {count} held-out prompts, every clause (standard error {fidelity.standard_error:.1%})")
+    for clause in ("things", "clean", "relation", "region", "background"):
+        share = shares[clause]
+        print(f"{clause}: " + ("no prompt states one" if share is None else f"{share:.1%}"))

@@ -1,0 +1,147 @@
+"""`tessera generate`: pictures of prompts."""
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tessera.apps.console import print_json, say
+from tessera.apps.options import (
+    AsJSON,
+    Debug,
+    Device,
+    Guidance,
+    Method,
+    ModelName,
+    Precision,
+    Sampler,
+    Steps,
+    Temperature,
+    Truncation,
+    chosen_settings,
+    parse_size,
+)
+from tessera.errors import UsageError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from tessera.apps.drawing import Drawn
+    from tessera.record import Record
+
+__all__ = ["generate"]
+
+INTERRUPTED = 130
+
+
+def generate(
+    prompts: Annotated[
+        list[str] | None, typer.Argument(help="What to draw, one argument each; - reads a prompt per line of standard input.")
+    ] = None,
+    prompts_file: Annotated[Path | None, typer.Option("--prompts", metavar="FILE", help="A prompt per line; - is standard input.")] = None,
+    n: Annotated[int, typer.Option("-n", help="Pictures per prompt.")] = 1,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pictures.")] = Path("out"),
+    model: ModelName = None,
+    method: Method = None,
+    seed: Annotated[int | None, typer.Option(help="Fixes the result; drawn and reported unless given.")] = None,
+    sampler: Sampler = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    truncation: Truncation = None,
+    temperature: Temperature = None,
+    size: Annotated[str | None, typer.Option(metavar="WxH", help="Picture size in pixels; the model's own unless given.")] = None,
+    init: Annotated[Path | None, typer.Option(metavar="PICTURE", help="Start from this picture (image-to-image).")] = None,
+    strength: Annotated[float | None, typer.Option(help="How much to change --init, above 0 to 1; 0.6 unless given.")] = None,
+    source: Annotated[Path | None, typer.Option("--from", metavar="PICTURE", help="Make this PNG again; other options change it.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Pictures computed together: speed and memory, not the result.")] = 8,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Number from 1 and replace existing files.")] = False,
+    sheet: Annotated[bool, typer.Option(help="Also a contact sheet when there are several pictures.")] = True,
+    as_json: AsJSON = False,
+    debug: Debug = False,
+) -> None:
+    """Draws pictures of prompts. Each PNG carries its prompt, seed and every setting; --from makes it again."""
+    # Whatever can be known to be wrong is said before the weights are read.
+    from tessera.apps.drawing import Request, draw, save_sheet
+    from tessera.apps.output import OutputFolder
+    from tessera.apps.prompts import gather_prompts
+    from tessera.model_folder import find, read_description
+    from tessera.pictures import open_picture
+    from tessera.record import Record
+
+    started = time.monotonic()
+    texts: list[Any] = list(gather_prompts(prompts or [], prompts_file))
+    picture_size = parse_size(size)
+    start_picture = None if init is None else open_picture(init)
+    old = None if source is None else Record.read(source)
+    check_init(start_picture, strength, old)
+    index = 0
+    if old is None:
+        folder = find(model or "scenes")
+    else:
+        folder = find(model) if model else folder_of(old)
+        texts, seed, index = texts or [old.prompt], old.seed if seed is None else seed, old.index
+        picture_size = picture_size or old.size
+        precision = old.precision if precision == "auto" else precision
+    height, width = picture_size or read_description(folder)["size"]
+    request = Request(texts or [None], n, seed, (height, width), index, batch_size, precision, start_picture)
+    target = OutputFolder(output, overwrite)
+    target.check(picture_bytes=3 * height * width + 4096, count=request.total)
+
+    from tessera.model import DEFAULT_STRENGTH, load, settings_of
+
+    loaded = load(folder, device)
+    if old and old.weights and loaded.weights != old.weights:
+        say(f"warning: {source} was made with other weights of model {old.model!r}, so the result differs from it")
+    base = settings_of(old) if old else loaded.defaults
+    if start_picture is not None and strength is None:
+        strength = old.start if old and old.init else DEFAULT_STRENGTH
+    settings = chosen_settings(base, method, sampler, steps, guidance, truncation, temperature, strength)
+    drawn = draw(loaded, request, settings, target)
+    sheet_path = save_sheet(drawn, n, target) if sheet and len(drawn.pictures) > 1 else None
+    report(drawn, request.total, output, sheet_path, time.monotonic() - started, as_json)
+    if drawn.interrupted:
+        raise typer.Exit(INTERRUPTED)
+
+
+def folder_of(old: "Record") -> Path:
+    """The bundled model that a picture was made with. Raises UsageError when it was another one, whose folder nobody noted."""
+    from tessera.model_folder import bundled
+
+    known = bundled()
+    if old.model not in known:
+        raise UsageError(f"that picture was made with the model {old.model!r}, which is not a bundled one: give its folder with --model")
+    return known[old.model]
+
+
+def check_init(picture: "Image.Image | None", strength: float | None, old: "Record | None") -> None:
+    """Raises UsageError when a starting picture is needed or is of no use; warns when it is not the one of `old`."""
+    from tessera.pictures import fingerprint
+
+    if picture is None:
+        if strength is not None:
+            raise UsageError("--strength says how much to change a picture: give the picture with --init")
+        if old is not None and old.init is not None:
+            raise UsageError("that picture was made from another picture: give that one with --init")
+    elif old is not None and old.init is not None and fingerprint(picture) != old.init:
+        say("warning: --init is not the picture that was started from, so the result differs")
+
+
+def report(drawn: "Drawn", total: int, output: Path, sheet: Path | None, seconds: float, as_json: bool) -> None:
+    """Paths to standard output, the rest to standard error; with JSON, all of it to standard output."""
+    if as_json:
+        pictures = [{"path": str(path), **asdict(made)} for path, made in drawn.pictures]
+        print_json({"pictures": pictures, "sheet": sheet and str(sheet), "interrupted": drawn.interrupted, "seconds": round(seconds, 3)})
+        return
+    for path in [*(path for path, _ in drawn.pictures), *([sheet] if sheet else [])]:
+        print(path)
+    count = len(drawn.pictures)
+    if drawn.interrupted:
+        say(f"stopped: {count} of {total} pictures are finished" + (f" and kept in {output}" if count else ""))
+    elif count:
+        made = drawn.pictures[0][1]
+        how = f"model {made.model}, seed {made.seed}, sampler {made.sampler}, steps {made.steps or 'all'}, guidance {made.guidance:g}"
+        say(f"{count} picture{'s' * (count > 1)} in {output} after {seconds:.1f} s ({how})")

@@ -1,0 +1,75 @@
+"""Options that several commands share."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tessera.errors import UsageError
+
+if TYPE_CHECKING:
+    from tessera.flow import SamplingSettings
+
+__all__ = [
+    "AsJSON", "Debug", "Device", "Guidance", "Method", "ModelName", "Precision", "Sampler", "Steps", "Temperature", "Truncation",
+    "chosen_settings", "parse_size", "parse_truncation",
+]  # fmt: skip
+
+AsJSON = Annotated[bool, typer.Option("--json", help="Write JSON to standard output, for programs.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show where in the code an error came from.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; auto: a GPU if there is one.")]
+ModelName = Annotated[
+    str | None, typer.Option(metavar="NAME", help="A bundled model (see `tessera models`) or a model folder; scenes unless given.")
+]
+Precision = Annotated[str, typer.Option(help="Of matrix products: float32, bfloat16; auto: bfloat16 on CUDA.")]
+Method = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="A published composition of the options below, in place of the model's own: base, guidance, "
+                 "high-quality, fast, purity, guidance-fast."),
+]  # fmt: skip
+Sampler = Annotated[
+    str | None, typer.Option(help="Order of the steps; `tessera models` lists them. Options follow a colon: purity:weight=2.")
+]
+Steps = Annotated[int | None, typer.Option(help="Sampling steps: more is slower and usually better.")]
+Guidance = Annotated[float | None, typer.Option(help="Classifier-free guidance scale: more follows the prompt more closely; 1 is none.")]
+Truncation = Annotated[
+    str | None, typer.Option(help="Draw from the most probable tokens: a mass such as 0.86, or a number such as 100; 1.0: all.")
+]
+Temperature = Annotated[float | None, typer.Option(help="Below 1 prefers probable tokens, above 1 adds variety.")]
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """ "64x48", width first as pictures are named, → (height, width)."""
+    if text is None:
+        return None
+    width, cross, height = text.lower().partition("x")
+    if not (cross and width.isdecimal() and height.isdecimal()):
+        raise UsageError(f"size {text!r} is not WIDTHxHEIGHT in pixels, such as 64x64")
+    return int(height), int(width)
+
+
+def parse_truncation(text: str | None) -> float | int | None:
+    """A whole number is a count of tokens, a number with a point a mass."""
+    if text is None:
+        return None
+    try:
+        return int(text) if text.isdecimal() else float(text)
+    except ValueError:
+        raise UsageError(f"truncation {text!r} is neither a mass in (0, 1], such as 0.86, nor a number of tokens, such as 100") from None
+
+
+def chosen_settings(
+    base: "SamplingSettings",
+    method: str | None,
+    sampler: str | None,
+    steps: int | None,
+    guidance: float | None,
+    truncation: str | None,
+    temperature: float | None,
+    start: float | None = None,
+) -> "SamplingSettings":
+    """The method's settings, or else `base`, with every option that is given in its place."""
+    from tessera.families.vq_diffusion.methods import method as settings_of_method
+    from tessera.model import override
+
+    settings = base if method is None else settings_of_method(method)
+    return override(settings, sampler, steps, guidance, parse_truncation(truncation), temperature, start)

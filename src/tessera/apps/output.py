@@ -1,0 +1,109 @@
+"""The output folder: names that are free, files that are whole, and the contact sheet."""
+
+import math
+import re
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from tessera.atomic import new_file, write_file
+from tessera.errors import TesseraError
+from tessera.pictures import open_picture
+from tessera.record import save_png
+
+__all__ = ["OutputFolder", "contact_sheet"]
+
+SLUG_LENGTH = 48
+CELL = 128  # pixels: smaller pictures are enlarged to this on a contact sheet
+SHEET = 4096  # pixels: the longest side of a contact sheet
+GAP, LABEL = 8, 18
+
+
+class OutputFolder:
+    """Where pictures go.
+
+    Names are `<prompt>-<number>.png` with the next free number, or with numbers from 1 when existing files may be replaced.
+
+    Args:
+        path: made when it is not there.
+        overwrite: replace existing files of the same name.
+    """
+
+    def __init__(self, path: Path, overwrite: bool = False) -> None:
+        self.path, self.overwrite = path, overwrite
+        self.numbers: dict[str, int] = {}
+
+    def check(self, picture_bytes: int, count: int) -> None:
+        """Raises TesseraError unless `count` pictures of at most `picture_bytes` can be written."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.path) as probe:
+                probe.write(bytes(picture_bytes))
+            free = shutil.disk_usage(self.path).free
+        except OSError as error:
+            raise self._cannot(error) from None
+        if free < picture_bytes * count:
+            raise TesseraError(
+                f"the output folder {self.path} has room for {free / 1e6:.1f} MB, but {count} pictures may need "
+                f"{picture_bytes * count / 1e6:.1f} MB: make room or choose another with -o"
+            )
+
+    def save(self, picture: Image.Image, name: str) -> Path:
+        """Writes a picture with its metadata, whole or not at all, and returns its path."""
+        stem = slug(name)
+        number = self.numbers.get(stem, 0 if self.overwrite else self._highest(stem))
+        while True:
+            number += 1
+            path = self.path / f"{stem}-{number:03d}.png"
+            try:
+                with (write_file if self.overwrite else new_file)(path) as part:
+                    save_png(picture, part)
+            except FileExistsError:
+                continue  # another process was quicker
+            except OSError as error:
+                raise self._cannot(error) from None
+            self.numbers[stem] = number
+            return path
+
+    def _highest(self, stem: str) -> int:
+        pattern = re.compile(re.escape(stem) + r"-(\d+)\.png")
+        return max((int(found[1]) for path in self.path.iterdir() if (found := pattern.fullmatch(path.name))), default=0)
+
+    def _cannot(self, error: OSError) -> TesseraError:
+        return TesseraError(f"cannot write to the output folder {self.path}: {error.strerror or error}; choose another with -o")
+
+
+def slug(prompt: str) -> str:
+    """A file name's beginning that tells the prompt: letters and digits in lower case, joined by hyphens."""
+    words = re.sub(r"[\W_]+", "-", prompt.lower()).strip("-")
+    return words[:SLUG_LENGTH].rstrip("-") or "picture"
+
+
+def contact_sheet(paths: Sequence[Path], labels: Sequence[str], columns: int) -> Image.Image:
+    """All pictures in a grid, each above its label, cut to the width of its cell."""
+    pictures = [open_picture(path) for path in paths]
+    rows = math.ceil(len(pictures) / columns)
+    width, height = pictures[0].size
+    whole = max(1, math.ceil(CELL / max(width, height)))
+    scale = min(whole, (SHEET / columns - GAP) / width, (SHEET / rows - GAP - LABEL) / height)
+    width, height = max(1, int(width * scale)), max(1, int(height * scale))
+    sheet = Image.new("RGB", (columns * (width + GAP) + GAP, rows * (height + LABEL + GAP) + GAP), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=11)
+    for i, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
+        x, y = GAP + i % columns * (width + GAP), GAP + i // columns * (height + LABEL + GAP)
+        filter_ = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
+        sheet.paste(picture.resize((width, height), filter_), (x, y))
+        draw.text((x, y + height + 2), cut(label, font, width), fill="black", font=font)
+    return sheet
+
+
+def cut(label: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int) -> str:
+    """As much of `label` as fits `width` pixels."""
+    if font.getlength(label) <= width:
+        return label
+    while label and font.getlength(label + "…") > width:
+        label = label[:-1]
+    return label.rstrip() + "…"

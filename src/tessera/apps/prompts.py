@@ -1,0 +1,40 @@
+"""Prompts from arguments, files and standard input."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tessera.errors import UsageError
+
+__all__ = ["gather_prompts"]
+
+
+def gather_prompts(arguments: Sequence[str], file: Path | None) -> list[str]:
+    """The prompts in order: arguments, where `-` stands for the lines of standard input, then the lines of `file` (`-` too).
+
+    Empty lines are skipped. Raises UsageError for an unreadable file, or sources without any prompt.
+    """
+    prompts = [prompt for argument in arguments for prompt in (_standard_input() if argument == "-" else [argument])]
+    if file is not None:
+        prompts += _standard_input() if str(file) == "-" else _lines_of(file)
+    return prompts
+
+
+def _standard_input() -> list[str]:
+    return _prompts("standard input", sys.stdin.read())
+
+
+def _lines_of(file: Path) -> list[str]:
+    try:
+        return _prompts(str(file), file.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise UsageError(f"cannot read the prompts in {file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"cannot read the prompts in {file}: it is not UTF-8 text with one prompt per line") from None
+
+
+def _prompts(source: str, text: str) -> list[str]:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise UsageError(f"{source} has no prompts: write one per line")
+    return lines
