@@ -1,6 +1,6 @@
 """A flow turns a context (words, a label, nothing) into data: it binds codec, context encoder, network and process.
 
-    prompt → context;   x_T → predict(x_t, t) = log p(x_0 | x_t, context) → sampler + process → x_0 → codec.decode → pictures
+prompt → context;   x_T → predict(x_t, t) = log p(x_0 | x_t, context) → sampler + process → x_0 → codec.decode → pictures
 """
 
 from collections.abc import Sequence
