@@ -47,9 +47,9 @@ class CodecTask(Task):
         used = torch.zeros(self.codec.classes, device=self.device)
         shown: list[Tensor] = []
         for batch in batches:
-            assert batch.image is not None
-            batch = batch.to(self.device)
-            image = to_picture(batch.image)
+            pixels = batch.to(self.device).image
+            assert pixels is not None
+            image = to_picture(pixels)
             tokens = self.codec.encode(image)
             decoded = self.codec.decode(tokens, self.codec.grid((image.shape[2], image.shape[3])))
             used += torch.bincount(tokens.flatten(), minlength=self.codec.classes)
@@ -57,7 +57,7 @@ class CodecTask(Task):
             values += image.numel()
             if len(shown) < self.pictures:
                 rows = self.pictures - len(shown)
-                shown.extend(torch.stack([batch.image[:rows], to_bytes(decoded)[:rows]], 1))
+                shown.extend(torch.stack([pixels[:rows], to_bytes(decoded)[:rows]], 1))
         p = used / used.sum()
         scalars = {
             "psnr": float(10 * torch.log10(torch.tensor(4 * values / max(squared, 1e-12)))),

@@ -57,8 +57,8 @@ class Checkpointer:
                 torch.save(dict(state), part)
             with write_file(self.pointer) as part:
                 part.write_text(json.dumps({"file": path.name}))
-        except OSError as error:
-            raise TesseraError(f"cannot write the checkpoint {path}: {error.strerror or error}") from error
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+            raise TesseraError(f"cannot write the checkpoint {path}: {getattr(error, 'strerror', None) or error}") from error
         for old in self.folder.iterdir():  # earlier checkpoints, and what a killed process left half-written
             if old.name not in (path.name, previous, self.pointer.name):
                 old.unlink(missing_ok=True)

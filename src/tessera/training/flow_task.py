@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from tessera.contexts.context import Context
+from tessera.contexts.prompt_warnings import PromptTruncated, UnknownWords
 from tessera.errors import UsageError
 from tessera.flow import SamplingSettings, TokenFlow
 from tessera.model import Model, load
@@ -20,6 +24,7 @@ from tessera.processes.schedules import make_schedule
 from tessera.randomness import Draws, derive_seed
 from tessera.registry import CODECS, CONTEXTS, NETWORKS, build, look_up
 from tessera.training.loader import Batch
+from tessera.training.null_prompt import with_null
 from tessera.training.part_folder import load_part
 from tessera.training.recipe import FlowRecipe, NullPromptRecipe
 from tessera.training.task import Panel, StepDraws, Task, to_bytes, to_picture
@@ -33,7 +38,7 @@ TIME_BINS = 10
 def make(recipe: FlowRecipe | NullPromptRecipe, size: int) -> FlowTask:
     """The task of a recipe, its flow new or started from `init`."""
     if isinstance(recipe, NullPromptRecipe):
-        return FlowTask(_flow_of(recipe.init), recipe, size)
+        return FlowTask(with_null(_flow_of(recipe.init)), recipe, size)
     flow = make_flow(recipe, size)
     if recipe.init is not None:
         started = _flow_of(recipe.init)
@@ -56,16 +61,22 @@ def make_flow(recipe: FlowRecipe, size: int) -> TokenFlow:
     codec: Any = load_part("codec", CODECS, recipe.codec) if isinstance(recipe.codec, str) else build("codec", CODECS, recipe.codec)
     settings = recipe.model
     schedule = {"kind": "vq-diffusion", **settings.process}
-    process = DiscreteProcess(make_schedule(**schedule), codec.classes)
+    with torch.device("cpu"):  # tables are computed even where a model is only sized up, on the meta device
+        process = DiscreteProcess(make_schedule(**schedule), codec.classes)
     loss = DiscreteLoss(process, **settings.loss.model_dump())
     encoder: Any = build("context encoder", CONTEXTS, settings.context)
     derived = {
         "classes": codec.classes, "grid": list(codec.grid((size, size))), "timesteps": process.steps,
-        "context_width": getattr(encoder, "width", None) or encoder.config.get("width"),
+        "context_width": encoder.config.get("width"),
+        "class_count": getattr(encoder, "rows", None),
+        "condition": "class" if hasattr(encoder, "rows") else "text" if "width" in encoder.config else "none",
     }  # fmt: skip
     known = inspect.signature(look_up("network", NETWORKS, settings.network.get("kind", ""))).parameters
     network = {**{name: value for name, value in derived.items() if name in known and value is not None}, **settings.network}
-    return TokenFlow(codec, encoder, build("network", NETWORKS, network), loss)
+    built = build("network", NETWORKS, network)
+    if settings.codebook_start is not None:
+        built.start_from_codebook(codec.codebook(), settings.codebook_start)
+    return TokenFlow(codec, encoder, built, loss)
 
 
 class FlowTask(Task):
@@ -81,20 +92,23 @@ class FlowTask(Task):
         super().__init__()
         self.flow, self.size, self.recipe = flow, size, recipe
         flow.codec.requires_grad_(False)
-        trains_context = recipe.model.train_context if isinstance(recipe, FlowRecipe) else recipe.train_context
-        if not trains_context:
+        null: Any = getattr(flow.context_encoder, "null_embedding", None)
+        if recipe.drop_prompt > 0 and null is None and getattr(flow.context_encoder, "null", None) is None:
+            raise UsageError("drop_prompt needs a context encoder with a learned null prompt: see its argument `null`")
+        only_null = isinstance(recipe, NullPromptRecipe) and recipe.train == "null"
+        if only_null and null is None:
+            raise UsageError("train=null needs a null prompt that is an embedding of its own, which labels lack: use train=all")
+        flow.network.requires_grad_(not only_null)
+        if only_null or not (recipe.model.train_context if isinstance(recipe, FlowRecipe) else recipe.train_context):
             flow.context_encoder.requires_grad_(False)
-        null = getattr(flow.context_encoder, "null_embedding", None)
-        if recipe.drop_prompt > 0:
-            if null is None:
-                raise UsageError("drop_prompt needs a context encoder with a learned null prompt: set its `null: true`")
+        if null is not None and recipe.drop_prompt > 0:
             null.requires_grad_(True)
-        if isinstance(recipe, NullPromptRecipe) and recipe.train == "null":
-            flow.network.requires_grad_(False)
-            flow.context_encoder.requires_grad_(False)
-            null.requires_grad_(True)
+        asked = self._sampling().steps
+        if asked is not None and asked > flow.process.steps:
+            raise UsageError(f"sampling.steps is {asked}, but the process has only {flow.process.steps}")
         # Compiled code is kept outside the module tree, so that names of the state do not change.
         self._network: list[Any] = [torch.compile(flow.network) if recipe.compile else flow.network]
+        self._warned = False
         self.train()
 
     def train(self, mode: bool = True) -> FlowTask:
@@ -104,16 +118,23 @@ class FlowTask(Task):
 
     def forward(self, batch: Batch, seed: int, total: int) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         tokens = self.tokens(batch)
-        draws = StepDraws(seed, total, [position % total for position in batch.positions], tokens.device)
-        prompts = batch.prompts
-        if self.recipe.drop_prompt > 0:
+        rows = [position % total for position in batch.positions]
+        draws = StepDraws(seed, total, rows, tokens.device)
+        prompts, t = batch.prompts, None
+        if not self.training:
+            t = self._spread_times(rows, total)
+        elif self.recipe.drop_prompt > 0:
             dropped = (draws.uniform() < self.recipe.drop_prompt).tolist()
             prompts = [None if drop else prompt for prompt, drop in zip(prompts, dropped, strict=True)]
-        out = self.evaluate(tokens, prompts, draws)
+        out = self.evaluate(tokens, prompts, draws, t)
         report = {"nll": out.auxiliary.detach().mean() / tokens.shape[1]}
         if out.bound is not None:
             report["bound"] = out.bound.detach().mean() / tokens.shape[1]
         return out.loss, report
+
+    def _spread_times(self, rows: Sequence[int], total: int) -> Int[Tensor, " b"]:
+        """Times spread evenly over 1..T by the number of the picture, so that every evaluation sees the same ones."""
+        return torch.tensor([1 + row * self.flow.process.steps // total for row in rows], device=self.device)
 
     def tokens(self, batch: Batch) -> Int[Tensor, "b n"]:
         """The batch's tokens; the codec runs in float32, because rounding could change them."""
@@ -125,10 +146,22 @@ class FlowTask(Task):
 
     def evaluate(self, tokens: Int[Tensor, "b n"], prompts: Sequence[Any], draws: Draws, t: Int[Tensor, " b"] | None = None) -> LossOutput:
         """The loss of clean tokens; `t` fixes the times, drawn otherwise."""
-        context = self.flow.context_encoder(prompts).to(tokens.device)
+        context = self._context(prompts).to(tokens.device)
         network = self._network[0]
         p_t = None if t is None else torch.full_like(t, 1 / self.flow.process.steps, dtype=torch.float32)
         return self.flow.loss(lambda x_t, t: network(x_t, t - 1, context), tokens, draws, t, p_t)
+
+    def _context(self, prompts: Sequence[Any]) -> Context:
+        """The context; what is cut from prompts, or not known of them, is said for the first batch only."""
+        with warnings.catch_warnings():
+            if self._warned:
+                warnings.simplefilter("ignore", PromptTruncated)
+                warnings.simplefilter("ignore", UnknownWords)
+            self._warned = True
+            return self.flow.context_encoder(prompts)
+
+    def share_statistics(self, gather: Callable[[Tensor], Tensor]) -> None:
+        self.flow.loss.gather = gather
 
     def live_state(self) -> dict[str, Tensor]:
         """Everything but the codec and what is frozen."""
@@ -150,8 +183,7 @@ class FlowTask(Task):
         count = sum(len(batch.prompts) for batch in batches)
         for batch in batches:
             tokens = self.tokens(batch.to(self.device))
-            # Times are spread evenly over 1..T by the picture's number, so that every panel sees the same ones.
-            t = torch.tensor([1 + position * steps // count for position in batch.positions], device=self.device)
+            t = self._spread_times(batch.positions, count)
             out = self.evaluate(tokens, batch.prompts, Draws(derive_seed(seed, "panel"), batch.positions, self.device), t)
             times.append(t.cpu())
             losses.append((out.auxiliary if out.bound is None else out.bound).float().cpu() / tokens.shape[1])
@@ -160,8 +192,11 @@ class FlowTask(Task):
             seen.index_add_(0, bins, out.masked.double().sum(1).cpu())
             used += torch.bincount(tokens.flatten(), minlength=len(used)).float().cpu()
         t_all, loss_all = torch.cat(times), torch.cat(losses)
-        bins = (t_all - 1) * TIME_BINS // steps
-        by_time = [float(loss_all[bins == b].mean()) if (bins == b).any() else float("nan") for b in range(TIME_BINS)]
+        # The term of t = 1 is a likelihood, of another scale than the divergences after it: it stands alone.
+        edges = sorted({1, 2, *(2 + b * (steps - 1) // TIME_BINS for b in range(1, TIME_BINS)), steps + 1})
+        spans = [(low, high) for low, high in pairwise(edges) if ((t_all >= low) & (t_all < high)).any()]
+        by_time = [float(loss_all[(t_all >= low) & (t_all < high)].mean()) for low, high in spans]
+        spans_named = [f"t {low}" if high == low + 1 else f"t {low}-{high - 1}" for low, high in spans]
         p = used / used.sum()
         scalars = {
             "token_accuracy": float(right.sum() / seen.sum().clamp(min=1)),
@@ -169,7 +204,7 @@ class FlowTask(Task):
             "code_perplexity": float(torch.special.entr(p).sum().exp()),
         }
         series = {
-            "loss_by_time": ([f"t {1 + b * steps // TIME_BINS}-{(b + 1) * steps // TIME_BINS}" for b in range(TIME_BINS)], by_time),
+            "loss_by_time": (spans_named, by_time),
             "accuracy_by_masked_share": (
                 [f"{100 * b // MASKED_SHARES}-{100 * (b + 1) // MASKED_SHARES} %" for b in range(MASKED_SHARES)],
                 (right / seen).tolist(),
@@ -181,20 +216,18 @@ class FlowTask(Task):
     @torch.no_grad()
     def samples(self, prompts: Sequence[Any], seed: int) -> Tensor:
         """One picture per prompt, uint8 [B, 3, H, W], from noise fixed by `seed`."""
-        settings = self.recipe.panel
-        assert settings is not None
         grid = self.flow.codec.grid((self.size, self.size))
-        steps = None if settings.steps is None else min(settings.steps, self.flow.process.steps)
-        sampling = SamplingSettings(steps=steps, guidance=settings.guidance)
         with torch.autocast(self.device.type, enabled=False):  # rounding would hide small differences between runs
-            tokens = self.flow.sample(list(prompts), grid, sampling, Draws(seed, range(len(prompts)), self.device))
+            tokens = self.flow.sample(list(prompts), grid, self._sampling(), Draws(seed, range(len(prompts)), self.device))
             return to_bytes(self.flow.codec.decode(tokens, grid)).cpu()
 
     def export(self, folder: Path) -> None:
-        recipe = self.recipe
-        steps = None if recipe.panel is None or recipe.panel.steps is None else min(recipe.panel.steps, self.flow.process.steps)
-        defaults = SamplingSettings(steps=steps, guidance=1.0 if recipe.panel is None else recipe.panel.guidance)
-        family = self.flow.network.config["kind"]
+        network: Any = self.flow.network
+        flows, size = {"text_to_image": self.flow}, (self.size, self.size)
         mode = self.training
-        Model(recipe.name, family, {"text_to_image": self.flow}, (self.size, self.size), defaults).save(folder, overwrite=True)
+        Model(self.recipe.name, network.config["kind"], flows, size, self._sampling()).save(folder, overwrite=True)
         self.train(mode)
+
+    def _sampling(self) -> SamplingSettings:
+        given = self.recipe.sampling
+        return SamplingSettings(given.sampler, given.steps, given.guidance, given.truncation, given.temperature)

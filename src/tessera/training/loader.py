@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from tessera.data.dataset import Dataset, Example
+from tessera.data.dataset import Dataset
 from tessera.errors import TesseraError, UsageError
 from tessera.randomness import derive_seed
 
@@ -95,11 +95,11 @@ class Batches(TorchDataset[Batch]):
         before = set(self.data.skipped)
         many = getattr(self.data, "batch", None)
         if many is None:
-            image, prompts = self._collate([self._readable(p, int(i)) for p, i in zip(positions, indices, strict=True)])
+            image, tokens, prompts = self._collate([self._readable(p, int(i)) for p, i in zip(positions, indices, strict=True)])
         else:
-            image, prompts = self._passes(many, positions, indices)
+            (image, prompts), tokens = self._passes(many, positions, indices), None
         skipped = {path: reason for path, reason in self.data.skipped.items() if path not in before}
-        return Batch(image, None, prompts, positions, skipped)
+        return Batch(image, tokens, prompts, positions, skipped)
 
     def _indices(self, positions: np.ndarray) -> np.ndarray:
         passes, within = np.divmod(positions, len(self.data))
@@ -117,7 +117,7 @@ class Batches(TorchDataset[Batch]):
         parts = [many(indices[passes == e].tolist(), derive_seed(self.seed, "pass", int(e))) for e in np.unique(passes)]
         return torch.cat([image for image, _ in parts]), [prompt for _, prompts in parts for prompt in prompts]
 
-    def _readable(self, position: int, index: int) -> Example:
+    def _readable(self, position: int, index: int) -> Any:
         """The example, or the next one that can be read."""
         for step in range(len(self.data)):
             example = self.data.example((index + step) % len(self.data), derive_seed(self.seed, "example", position))
@@ -128,11 +128,15 @@ class Batches(TorchDataset[Batch]):
         )
 
     @staticmethod
-    def _collate(examples: Sequence[Example]) -> tuple[Tensor, list[Any]]:
+    def _collate(examples: Sequence[Any]) -> tuple[Tensor | None, Tensor | None, list[Any]]:
+        """Pictures, or the tokens that a token cache gives in their place, and prompts."""
+        prompts = [example.prompt for example in examples]
+        if hasattr(examples[0], "tokens"):
+            return None, torch.stack([example.tokens for example in examples]), prompts
         shapes = {tuple(example.image.shape) for example in examples}
         if len(shapes) > 1:
             raise UsageError(f"the dataset gives pictures of different sizes ({sorted(shapes)}): give it a size to crop to")
-        return torch.stack([example.image for example in examples]), [example.prompt for example in examples]
+        return torch.stack([example.image for example in examples]), None, prompts
 
 
 def batches(source: Batches, first: int, last: int, workers: int = 0, pin: bool = False) -> Iterator[Batch]:

@@ -20,7 +20,7 @@ from tessera.errors import UsageError, suggest
 
 __all__ = [
     "Average", "Checkpoints", "CodecRecipe", "FlowModel", "FlowRecipe", "NullPromptRecipe", "Optimizer", "PanelSettings", "Part",
-    "Recipe", "Schedule", "Validation", "VariationalLoss", "load_recipe",
+    "Recipe", "Sampling", "Schedule", "Validation", "VariationalLoss", "load_recipe",
 ]  # fmt: skip
 
 Part = dict[str, Any]
@@ -32,80 +32,88 @@ class Section(BaseModel):
 
 
 class Optimizer(Section):
-    kind: Literal["adamw", "muon"] = Field("adamw", description="muon: hidden matrices by Muon, everything else by AdamW")
+    kind: Literal["adamw", "muon"] = Field(default="adamw", description="muon: hidden matrices by Muon, everything else by AdamW")
     rate: float = Field(description="peak learning rate of AdamW, per step", gt=0)
-    betas: tuple[float, float] = Field((0.9, 0.96), description="AdamW: decay of the first and second moments, per step")
-    weight_decay: float = Field(4.5e-2, description="decoupled weight decay, relative to the learning rate", ge=0)
-    decay: Literal["all", "matrices"] = Field("all", description="what weight decay acts on; the originals: all parameters")
-    muon_rate: float = Field(0.02, description="peak learning rate of Muon, per step", gt=0)
-    clip: float | None = Field(0.5, description="largest global gradient norm; null: no clipping", gt=0)
+    betas: tuple[float, float] = Field(default=(0.9, 0.96), description="AdamW: decay of the first and second moments, per step")
+    weight_decay: float = Field(default=4.5e-2, description="decoupled weight decay, relative to the learning rate", ge=0)
+    decay: Literal["all", "matrices"] = Field(default="all", description="what weight decay acts on; the originals: all parameters")
+    muon_rate: float = Field(default=0.02, description="peak learning rate of Muon, per step", gt=0)
+    clip: float | None = Field(default=0.5, description="largest global gradient norm; null: no clipping", gt=0)
 
 
 class Schedule(Section):
     kind: Literal["constant", "linear", "cosine", "plateau"] = Field(
         "cosine", description="how the learning rate goes on after the warm-up"
     )
-    warmup: int = Field(0, description="optimiser steps of linear warm-up", ge=0)
-    base: float = Field(0.0, description="learning rate at the start of the warm-up", ge=0)
-    floor: float = Field(0.0, description="learning rate at the end; plateau: the least", ge=0)
-    factor: float = Field(0.5, description="plateau: what the rate is multiplied with", gt=0, lt=1)
-    patience: int = Field(25000, description="plateau: optimiser steps without improvement that are tolerated", ge=0)
-    threshold: float = Field(0.1, description="plateau: relative fall of the loss that counts as improvement", ge=0, lt=1)
+    warmup: int = Field(default=0, description="optimiser steps of linear warm-up", ge=0)
+    hold: float = Field(default=0.0, description="linear, cosine: share of the steps after the warm-up that stay at the peak", ge=0, lt=1)
+    base: float = Field(default=0.0, description="learning rate at the start of the warm-up", ge=0)
+    floor: float = Field(default=0.0, description="learning rate at the end; plateau: the least", ge=0)
+    factor: float = Field(default=0.5, description="plateau: what the rate is multiplied with", gt=0, lt=1)
+    patience: int = Field(default=25000, description="plateau: optimiser steps without improvement that are tolerated", ge=0)
+    threshold: float = Field(default=0.1, description="plateau: relative fall of the loss that counts as improvement", ge=0, lt=1)
 
 
 class Average(Section):
-    decay: float = Field(0.99, description="share of the old average kept by an update", ge=0, lt=1)
-    every: int = Field(25, description="optimiser steps between updates", ge=1)
-    warmup: bool = Field(False, description="start with a smaller decay, (1 + k) / (10 + k) at update k")
+    decay: float = Field(default=0.99, description="share of the old average kept by an update", ge=0, lt=1)
+    every: int = Field(default=25, description="optimiser steps between updates", ge=1)
+    warmup: bool = Field(default=False, description="start with a smaller decay, (1 + k) / (10 + k) at update k")
 
 
 class Checkpoints(Section):
-    every: int = Field(1000, description="optimiser steps between checkpoints", ge=1)
-    minutes: float | None = Field(10.0, description="also after this many minutes; null: by steps only", gt=0)
+    every: int = Field(default=1000, description="optimiser steps between checkpoints", ge=1)
+    minutes: float | None = Field(default=10.0, description="also after this many minutes; null: by steps only", gt=0)
 
 
 class Validation(Section):
-    data: Part | None = Field(None, description="dataset to validate on; null: none")
-    examples: int = Field(256, description="pictures, the first of the validation set, with the same noise every time", ge=1)
-    every: int = Field(1000, description="optimiser steps between validations, each with an export of the averaged model", ge=1)
+    data: Part | None = Field(default=None, description="dataset to validate on; null: none")
+    examples: int = Field(default=256, description="pictures, the first of the validation set, with the same noise every time", ge=1)
+    every: int = Field(default=1000, description="optimiser steps between validations, each with an export of the averaged model", ge=1)
 
 
 class PanelSettings(Section):
-    every: int = Field(1000, description="optimiser steps between sanity panels", ge=1)
-    prompts: list[str | int | None] = Field([], description="fixed prompts to sample; empty: those of the first validation pictures")
-    pictures: int = Field(8, description="reconstructions and samples shown", ge=1)
-    steps: int | None = Field(25, description="sampling steps; null: one per time of the process", ge=1)
-    guidance: float = Field(1.0, description="guidance scale of the samples; 1: none")
+    every: int = Field(default=1000, description="optimiser steps between sanity panels", ge=1)
+    prompts: list[str | int | None] = Field(default=[], description="fixed prompts to sample; empty: those of the first pictures")
+    pictures: int = Field(default=8, description="reconstructions and samples shown", ge=1)
+
+
+class Sampling(Section):
+    sampler: str = Field(default="ancestral", description="a registered sampler, with options after a colon")
+    steps: int | None = Field(default=None, description="sampling steps; null: one per time of the process", ge=1)
+    guidance: float = Field(default=1.0, description="classifier-free guidance scale; 1: none")
+    truncation: float | int | None = Field(default=None, description="share of the mass kept (a number with a point) or classes kept")
+    temperature: float = Field(default=1.0, description="divides the log-probabilities; 1: none", gt=0)
 
 
 class Recipe(Section):
     """What every task has."""
 
     task: str = Field(description="codec, flow or null-prompt")
-    name: str = Field("model", description="what the trained model is called")
+    name: str = Field(default="model", description="what the trained model is called")
     out: str = Field(description="run folder: checkpoints, metrics, pictures and the trained model")
-    seed: int = Field(0, description="decides initial weights, data order and noise")
+    seed: int = Field(default=0, description="decides initial weights, data order and noise")
     data: Part = Field(description="training dataset: {kind: …, its arguments}")
-    size: int | None = Field(None, description="side of the pictures in pixels; null: that of the first picture of the data", gt=0)
+    size: int | None = Field(default=None, description="side of the pictures in pixels; null: that of the first picture of the data", gt=0)
     steps: int = Field(description="optimiser steps", ge=1)
-    batch_size: int = Field(description="pictures per optimiser step, over all processes and accumulated parts", ge=1)
-    accumulate: int = Field(1, description="parts an optimiser step is computed in, to save memory", ge=1)
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="of matrix products; weights and averages stay float32")
-    device: Literal["auto", "cpu"] = Field("auto", description="auto: a GPU if there is one")
-    compile: bool = Field(False, description="torch.compile the network")
-    workers: int = Field(0, description="processes that read data beside each training process", ge=0)
+    batch_size: int = Field(description="pictures per optimiser step, over all processes and parts", ge=1)
+    accumulate: int = Field(default=1, description="parts an optimiser step is computed in, to save memory", ge=1)
+    precision: Literal["float32", "bfloat16"] = Field(default="float32", description="of matrix products; weights stay float32")
+    device: Literal["auto", "cpu"] = Field(default="auto", description="auto: a GPU if there is one")
+    compile: bool = Field(default=False, description="torch.compile the network")
+    workers: int = Field(default=0, description="processes that read data beside each training process", ge=0)
     optimizer: Optimizer
-    schedule: Schedule = Schedule()
-    ema: Average | None = Field(Average(), description="moving average of the weights; null: none")
+    schedule: Schedule = Field(default=Schedule(kind="cosine"), description="of the learning rate")
+    ema: Average | None = Field(default=Average(), description="moving average of the weights; null: none")
     checkpoint: Checkpoints = Checkpoints()
     validation: Validation = Validation()
-    panel: PanelSettings | None = Field(PanelSettings(), description="null: no sanity panel")
-    log_every: int = Field(50, description="optimiser steps between lines of metrics", ge=1)
-    tracker: Literal["tensorboard", "none"] = Field("tensorboard", description="where curves and pictures go besides the run folder")
+    panel: PanelSettings | None = Field(default=PanelSettings(), description="null: no sanity panel")
+    log_every: int = Field(default=50, description="optimiser steps between lines of metrics", ge=1)
+    tracker: Literal["tensorboard", "none"] = Field(default="tensorboard", description="where curves and pictures go as well")
 
-    resumable: ClassVar[frozenset[str]] = frozenset(
-        {"out", "steps", "device", "compile", "workers", "accumulate", "checkpoint", "validation", "panel", "log_every", "tracker"}
-    )
+    resumable: ClassVar[frozenset[str]] = frozenset({
+        "out", "steps", "device", "compile", "workers", "accumulate", "checkpoint", "validation", "panel", "log_every", "tracker",
+        "sampling",
+    })  # fmt: skip
     """Keys that may change when a run goes on."""
 
 
@@ -114,22 +122,28 @@ class CodecRecipe(Recipe):
 
     task: Literal["codec"]
     codec: Part = Field(description="the codec to make")
-    init: str | None = Field(None, description="folder of a codec to start from; its configuration must be the same")
+    init: str | None = Field(default=None, description="folder of a codec to start from; its configuration must be the same")
 
 
 class VariationalLoss(Section):
-    vb_weight: float = Field(1.0, description="weight of the variational bound; 0: cross-entropy of x_0 only, which is cheaper", ge=0)
-    auxiliary_weight: float = Field(5e-4, description="weight of the cross-entropy of x_0", ge=0)
-    adaptive_auxiliary: bool = Field(True, description="weigh the cross-entropy by 2 - (t - 1)/T")
-    mask_weight: tuple[float, float] = Field((1.0, 1.0), description="weights of masked and of other positions")
-    time_sampling: Literal["importance", "uniform"] = Field("importance", description="how times are drawn")
+    vb_weight: float = Field(default=1.0, description="weight of the variational bound; 0: cross-entropy of x_0 alone, cheaper", ge=0)
+    auxiliary_weight: float = Field(default=5e-4, description="weight of the cross-entropy of x_0", ge=0)
+    adaptive_auxiliary: bool = Field(default=True, description="weigh the cross-entropy by 2 - (t - 1)/T")
+    mask_weight: tuple[float, float] = Field(default=(1.0, 1.0), description="weights of masked and of other positions")
+    time_sampling: Literal["importance", "uniform"] = Field(default="importance", description="how times are drawn")
+    bound_weighted_auxiliary: bool = Field(default=False, description="weigh the cross-entropy as the absorbing process's bound does")
 
 
 class FlowModel(Section):
-    context: Part = Field({"kind": "none"}, description="the context encoder")
-    train_context: bool = Field(False, description="train the context encoder with the network")
-    network: Part = Field(description="the network; what follows from codec, context and process (classes, grid, …) may be left out")
-    process: Part = Field({"kind": "vq-diffusion", "steps": 100}, description="the noise schedule: its kind, its steps T, its options")
+    context: Part = Field(default={"kind": "none"}, description="the context encoder")
+    train_context: bool = Field(default=False, description="train the context encoder with the network")
+    network: Part = Field(description="the network; what codec, context and process imply (classes, grid, …) may be left out")
+    process: Part = Field(default={"kind": "vq-diffusion", "steps": 100}, description="noise schedule: kind, steps T, options")
+    codebook_start: float | None = Field(
+        default=None,
+        description="token embeddings start as a projection of the codec's codebook of this standard deviation; null: random",
+        gt=0,
+    )
     loss: VariationalLoss = VariationalLoss()
 
 
@@ -139,9 +153,11 @@ class FlowRecipe(Recipe):
     task: Literal["flow"]
     codec: str | Part = Field(description="folder of a trained codec, or a codec's description (untrained)")
     model: FlowModel
-    init: str | None = Field(None, description="model folder to start from; its configuration must be the same")
-    drop_prompt: float = Field(0.0, description="share of prompts replaced by no prompt", ge=0, le=1)
-    token_cache: str | None = Field(None, description="folder for tokens computed once; null: the codec runs at every step")
+    init: str | None = Field(default=None, description="model folder to start from; its configuration must be the same")
+    drop_prompt: float = Field(default=0.0, description="share of prompts replaced by no prompt", ge=0, le=1)
+    sampling: Sampling = Field(default=Sampling(), description="how the panel samples, and how the trained model does by default")
+    token_cache: str | None = Field(default=None, description="folder for tokens computed once; null: the codec runs at every step")
+    token_views: int = Field(default=1, description="token cache: random crops kept of each picture", ge=1)
 
 
 class NullPromptRecipe(Recipe):
@@ -149,10 +165,12 @@ class NullPromptRecipe(Recipe):
 
     task: Literal["null-prompt"]
     init: str = Field(description="folder of the trained model")
-    drop_prompt: float = Field(0.1, description="share of prompts replaced by no prompt", ge=0, le=1)
-    train: Literal["all", "null"] = Field("all", description="what learns: the whole flow, or the null embedding alone")
-    train_context: bool = Field(False, description="with train=all: whether the context encoder learns too")
-    token_cache: str | None = Field(None, description="folder for tokens computed once; null: the codec runs at every step")
+    drop_prompt: float = Field(default=0.1, description="share of prompts replaced by no prompt", ge=0, le=1)
+    train: Literal["all", "null"] = Field(default="all", description="what learns: the whole flow, or the null embedding alone")
+    train_context: bool = Field(default=False, description="with train=all: whether the context encoder learns too")
+    sampling: Sampling = Field(default=Sampling(), description="how the panel samples, and how the trained model does by default")
+    token_cache: str | None = Field(default=None, description="folder for tokens computed once; null: the codec runs at every step")
+    token_views: int = Field(default=1, description="token cache: random crops kept of each picture", ge=1)
 
 
 RECIPES: dict[str, type[Recipe]] = {"codec": CodecRecipe, "flow": FlowRecipe, "null-prompt": NullPromptRecipe}

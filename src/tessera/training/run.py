@@ -19,7 +19,7 @@ from tessera.registry import DATASETS, build
 from tessera.training.checkpointing import claim
 from tessera.training.recipe import CodecRecipe, FlowRecipe, NullPromptRecipe, Recipe, load_recipe
 from tessera.training.task import Task
-from tessera.training.trainer import Trainer
+from tessera.training.trainer import Trainer, make_accelerator
 
 __all__ = ["make_task", "train"]
 
@@ -35,7 +35,8 @@ def train(recipe_path: str | Path, overrides: Sequence[str] = ()) -> Path:
     recipe = load_recipe(recipe_path, overrides)
     folder = Path(recipe.out)
     main = int(os.environ.get("RANK", "0")) == 0  # set by torchrun and accelerate launch
-    _check_folder(folder)
+    if main:
+        _check_folder(folder)
     with claim(folder) if main else nullcontext():
         data: Dataset = build("dataset", DATASETS, recipe.data)
         if len(data) == 0:
@@ -45,7 +46,10 @@ def train(recipe_path: str | Path, overrides: Sequence[str] = ()) -> Path:
         task = make_task(recipe, recipe.size or picture_size(data))
         if main:
             _write_recipe(folder, recipe)
-        Trainer(task, data, recipe, folder, validation).run()
+        accelerator = make_accelerator(recipe, folder)
+        if isinstance(recipe, FlowRecipe | NullPromptRecipe) and recipe.token_cache is not None:
+            data = cached_tokens(task, data, recipe, accelerator.device, main)
+        Trainer(task, data, recipe, folder, accelerator, validation).run()
     return folder
 
 
@@ -59,6 +63,23 @@ def make_task(recipe: Recipe, size: int) -> Task:
 
     assert isinstance(recipe, FlowRecipe | NullPromptRecipe)
     return flow_task.make(recipe, size)
+
+
+def cached_tokens(task: Any, data: Dataset, recipe: FlowRecipe | NullPromptRecipe, device: torch.device, main: bool) -> Any:
+    """The dataset with tokens in place of pictures, made by the task's codec now where they are not on disk yet."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from tessera.data.token_cache import token_cache
+
+    assert recipe.token_cache is not None
+    codec = task.flow.codec.to(device)
+    with Progress(console=Console(stderr=True), disable=not main) as bar:
+        line = bar.add_task("tokens", total=len(data))
+        return token_cache(
+            recipe.token_cache, data, codec, recipe.token_views, recipe.batch_size, recipe.workers,
+            lambda done, total: bar.update(line, completed=done, total=total),
+        )  # fmt: skip
 
 
 def picture_size(data: Dataset) -> int:

@@ -4,22 +4,24 @@ With base b, peak p, warm-up W steps, total S steps and floor f, the rate that s
 
     i < W:     b + (p - b) (i + 1) / W          (plateau: i in place of i + 1, the originals' rule)
     constant:  p
-    linear:    p + (f - p) u          u = (i - W) / (S - W), at most 1
+    linear:    p + (f - p) u          u = (i - D) / (S - D) within 0..1, D = W + hold (S - W)
     cosine:    f + (p - f) (1 + cos π u) / 2
     plateau:   p, multiplied by `factor` (never below f) whenever more than `patience` steps in a row brought no loss
                under best · (1 - threshold): the rule of VQ-Diffusion, counted in steps.
 """
 
 import math
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 __all__ = ["Decay", "Plateau", "RateSchedule"]
 
 
+@runtime_checkable
 class RateSchedule(Protocol):
     """`rate` is what the next step uses; `step(loss)` moves on after a step."""
 
-    rate: float
+    @property
+    def rate(self) -> float: ...
 
     def step(self, loss: float | None) -> None: ...
 
@@ -39,6 +41,7 @@ class Decay:
         peak, base, floor: learning rates after the warm-up, at its start, and at the end.
         warmup, total: in optimiser steps.
         shape: "constant", "linear" or "cosine".
+        hold: share of the steps after the warm-up during which the rate stays at the peak.
     """
 
     def __init__(
@@ -49,7 +52,9 @@ class Decay:
         warmup: int = 0,
         base: float = 0.0,
         floor: float = 0.0,
+        hold: float = 0.0,
     ) -> None:
+        self.start = warmup + hold * (total - warmup)
         self.peak, self.total, self.shape, self.warmup, self.base, self.floor = peak, total, shape, warmup, base, floor
         self.done = 0
 
@@ -59,7 +64,7 @@ class Decay:
             return _warm(self.done + 1, self.base, self.peak, self.warmup)
         if self.shape == "constant":
             return self.peak
-        u = min(1.0, (self.done - self.warmup) / max(1, self.total - self.warmup))
+        u = min(1.0, max(0.0, self.done - self.start) / max(1, self.total - self.start))
         if self.shape == "linear":
             return self.peak + (self.floor - self.peak) * u
         return self.floor + (self.peak - self.floor) * (1 + math.cos(math.pi * u)) / 2

@@ -1,6 +1,7 @@
 """What a trainer trains: a task owns its model and knows its loss, its panel and how to save the result."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,6 +38,18 @@ class Task(nn.Module):
     def live_state(self) -> dict[str, Tensor]:
         """The part of the state that training changes: what is averaged and stored in checkpoints."""
         return {name: value.detach() for name, value in self.state_dict(keep_vars=True).items()}
+
+    def share_statistics(self, gather: Callable[[Tensor], Tensor]) -> None:
+        """Called when several processes train together; `gather` concatenates a tensor's rows over all of them."""
+
+    def fingerprint(self) -> str:
+        """Identifies what training leaves alone (a frozen codec, a text tower), which checkpoints do not hold."""
+        live, digest = self.live_state(), hashlib.blake2b(digest_size=16)
+        for name, value in sorted(self.state_dict().items()):
+            if name not in live:
+                digest.update(name.encode())
+                digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
 
     def panel(self, batches: Sequence[Batch], prompts: Sequence[object], seed: int) -> Panel:
         """Diagnosis with the present weights on fixed pictures, prompts and noise."""

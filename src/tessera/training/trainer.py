@@ -32,7 +32,7 @@ from tessera.training.schedules import Decay, Plateau, RateSchedule
 from tessera.training.task import Panel, Task
 from tessera.training.tracking import MetricsFile, TrainingProgress
 
-__all__ = ["Stopped", "Trainer", "make_schedule"]
+__all__ = ["Stopped", "Trainer", "make_accelerator", "make_schedule"]
 
 
 class Stopped(TesseraError):
@@ -46,7 +46,20 @@ def make_schedule(recipe: Recipe) -> RateSchedule:
     settings, peak = recipe.schedule, recipe.optimizer.rate
     if settings.kind == "plateau":
         return Plateau(peak, settings.warmup, settings.base, settings.floor, settings.factor, settings.patience, settings.threshold)
-    return Decay(peak, recipe.steps, settings.kind, settings.warmup, settings.base, settings.floor)
+    return Decay(peak, recipe.steps, settings.kind, settings.warmup, settings.base, settings.floor, settings.hold)
+
+
+def make_accelerator(recipe: Recipe, folder: Path) -> Any:
+    """The device, and the other processes, that a run computes on."""
+    from accelerate import Accelerator, DistributedDataParallelKwargs
+
+    return Accelerator(
+        cpu=recipe.device == "cpu",
+        mixed_precision="no",  # precision is a matter of the loss alone, see `Trainer._autocast`
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        log_with=recipe.tracker if recipe.tracker != "none" else None,
+        project_dir=folder,
+    )
 
 
 class Trainer:
@@ -57,23 +70,17 @@ class Trainer:
         data: the training dataset.
         recipe: how.
         folder: the run folder, which the caller has claimed.
+        accelerator: from `make_accelerator`.
         validation: dataset to validate on and to show in the panel; None: neither.
 
     Raises:
         UsageError: the batch cannot be divided among processes and accumulated parts.
     """
 
-    def __init__(self, task: Task, data: Dataset, recipe: Recipe, folder: Path, validation: Dataset | None = None) -> None:
-        from accelerate import Accelerator, DistributedDataParallelKwargs
-
-        self.recipe, self.folder, self.data = recipe, folder, data
-        self.accelerator = Accelerator(
-            cpu=recipe.device == "cpu",
-            mixed_precision="no",  # precision is a matter of the loss alone, see `_autocast`
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
-            log_with=recipe.tracker if recipe.tracker != "none" else None,
-            project_dir=folder,
-        )
+    def __init__(
+        self, task: Task, data: Dataset, recipe: Recipe, folder: Path, accelerator: Any, validation: Dataset | None = None
+    ) -> None:
+        self.recipe, self.folder, self.data, self.accelerator = recipe, folder, data, accelerator
         processes, rank = self.accelerator.num_processes, self.accelerator.process_index
         parts = processes * recipe.accumulate
         if recipe.batch_size % parts:
@@ -86,6 +93,9 @@ class Trainer:
         self.main = self.accelerator.is_main_process
         self.model: Any = self.accelerator.prepare_model(task)
         self.task = task
+        if processes > 1:
+            task.share_statistics(self.accelerator.gather)
+        self.frozen = task.fingerprint()
         self.optimizers = Optimizers(task, recipe.optimizer)
         self.schedule = make_schedule(recipe)
         live = task.live_state()
@@ -123,6 +133,7 @@ class Trainer:
                 metrics.close()
             for tracker in trackers:
                 tracker.finish()
+        self.accelerator.wait_for_everyone()
 
     def _loop(self, metrics: MetricsFile | None, trackers: Sequence[Any], progress: TrainingProgress) -> None:
         recipe = self.recipe
@@ -290,6 +301,7 @@ class Trainer:
             "optimizers": self.optimizers.state_dict(),
             "schedule": self.schedule.state_dict(),
             "pending": self.pending,
+            "frozen": self.frozen,
         }
         self.checkpointer.save(self.step, state)
 
@@ -303,6 +315,11 @@ class Trainer:
             raise UsageError(
                 f"the run in {self.folder} was started with another {changed[0]!r} ({stored.get(changed[0])}): "
                 "give the same recipe to go on, or another `out` to start anew"
+            )
+        if state["frozen"] != self.frozen:
+            raise UsageError(
+                f"the run in {self.folder} was started with another codec or text encoder (its files have changed since): "
+                "restore them, or set another `out` to start anew"
             )
         if state["model"].keys() != self.live.keys():
             different = sorted(state["model"].keys() ^ self.live.keys())
@@ -346,7 +363,7 @@ class Trainer:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
         def ask(number: int, frame: Any) -> None:
             self._stop.set()

@@ -1,0 +1,29 @@
+"""Two processes train what one does, and only the first writes."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tessera.training.run import train
+from tests.training.tiny import CODEC, FLOW, metrics, start, write
+
+LAUNCH = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+
+
+def test_two_processes_equal_one_with_the_same_batch(tmp_path: Path) -> None:
+    """The gradient (its norm, and the losses after its steps) does not depend on how many processes share a step."""
+    # A codebook learns from the first process alone, so a codec is compared before that shows.
+    recipes: dict[str, Any] = {"flow": FLOW | {"steps": 5, "drop_prompt": 0.3}, "codec": CODEC | {"steps": 1}}
+    alone = {name: train(write(tmp_path / "one" / name, recipe)) for name, recipe in recipes.items()}
+    process = start(tmp_path, *(write(tmp_path / "two" / name, recipe) for name, recipe in recipes.items()), launcher=LAUNCH)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    for name, recipe in recipes.items():
+        shared = tmp_path / "two" / name / "run"
+        assert len(metrics(shared)) == recipe["steps"]
+        for one, two in zip(metrics(alone[name]), metrics(shared), strict=True):
+            assert {key: two[key] for key in ("loss", "gradient_norm")} == pytest.approx(
+                {key: one[key] for key in ("loss", "gradient_norm")}, rel=1e-3
+            )
+        assert {path.name for path in alone[name].iterdir()} == {path.name for path in shared.iterdir()}

@@ -1,0 +1,113 @@
+"""Recipes: what is accepted, and how errors read."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tessera.codecs.presets import PRESETS
+from tessera.errors import UsageError
+from tessera.training.recipe import CodecRecipe, FlowRecipe, load_recipe
+from tessera.training.run import make_task
+from tests.training.tiny import CODEC, FLOW, write
+
+SHIPPED = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+
+
+def test_overrides_are_typed_and_may_name_new_keys(tmp_path: Path) -> None:
+    path = write(tmp_path, FLOW)
+    recipe = load_recipe(
+        path, ["optimizer.rate=1e-4", "model.network.mlp=conv", "ema=null", "panel.pictures=3", "codec=runs/c/model", "data.seed=7"]
+    )
+    assert isinstance(recipe, FlowRecipe)
+    assert recipe.optimizer.rate == 1e-4
+    assert recipe.model.network["mlp"] == "conv"
+    assert recipe.ema is None
+    assert recipe.panel is not None
+    assert recipe.panel.pictures == 3
+    assert recipe.codec == "runs/c/model"
+    assert recipe.data["seed"] == 7
+
+
+def test_numbers_and_keys_are_read_as_written(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        "task: codec\nout: x\nsteps: 3\nbatch_size: 2\ndata: {kind: scenes, on: 1e-3}\n"
+        "codec: {kind: patch, null: yes}\noptimizer: {rate: 1e-3}\n"
+    )
+    recipe = load_recipe(path)
+    assert isinstance(recipe, CodecRecipe)
+    assert recipe.data["on"] == 1e-3
+    assert recipe.codec["null"] == "yes"
+    assert recipe.optimizer.rate == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("batchsize=3", "unknown key 'batchsize': did you mean 'batch_size'"),
+        ("optimizer.rat=3", "unknown key 'optimizer.rat': did you mean 'optimizer.rate'"),
+        ("model.los.vb_weight=3", "unknown key 'model.los': did you mean 'model.loss'"),
+        ("ema.zzz=3", "unknown key 'ema.zzz': known: decay, every, warmup"),
+        ("steps=0", "'steps' is 0"),
+        ("steps=ten", "'steps' is 'ten'"),
+        ("optimizer.rate=-1", "'optimizer.rate' is -1"),
+        ("precision=fp8", "'precision' is 'fp8'"),
+        ("task=flwo", "unknown task 'flwo': did you mean 'flow'"),
+        ("steps.x=1", "'steps' holds a value"),
+        ("steps", "must read key=value"),
+        ("=3", "must read key=value"),
+        ("steps=[", "is not a YAML value"),
+    ],
+)
+def test_errors_name_the_key_and_the_remedy(tmp_path: Path, override: str, sentence: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_recipe(write(tmp_path, FLOW), [override])
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_unreadable_files_are_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot read the recipe"):
+        load_recipe(tmp_path / "absent.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [1,")
+    with pytest.raises(UsageError, match="is not YAML") as caught:
+        load_recipe(tmp_path / "bad.yaml")
+    assert "\n" not in str(caught.value)
+    (tmp_path / "list.yaml").write_text("- 1")
+    with pytest.raises(UsageError, match="key: value"):
+        load_recipe(tmp_path / "list.yaml")
+    incomplete = {key: value for key, value in CODEC.items() if key != "steps"}
+    with pytest.raises(UsageError, match="the key 'steps' is missing"):
+        load_recipe(write(tmp_path, incomplete))
+
+
+def described(codec: Any) -> Any:
+    """A codec given as a folder, by its description: a released one, or that of the recipe which trains it."""
+    if not isinstance(codec, str):
+        return codec
+    if Path(codec).parent.name == "codecs":
+        return PRESETS[Path(codec).name]
+    [recipe] = [recipe for recipe in map(load_recipe, SHIPPED) if Path(recipe.out) / "model" == Path(codec)]
+    return recipe.codec
+
+
+@pytest.mark.parametrize("path", [path for path in SHIPPED if path.stem != "scenes_null"], ids=lambda path: path.stem)
+def test_shipped_recipes_build(path: Path) -> None:
+    """Every recipe parses, and its parts fit each other; the large ones on the meta device, so that they need no memory."""
+    recipe = load_recipe(path)
+    if isinstance(recipe, FlowRecipe):
+        context = {name: value for name, value in recipe.model.context.items() if name != "pretrained"}  # would be downloaded
+        recipe = recipe.model_copy(update={"codec": described(recipe.codec), "model": recipe.model.model_copy(update={"context": context})})
+    with torch.device("cpu" if path.stem.startswith("scenes") else "meta"):
+        task: Any = make_task(recipe, recipe.size or 64)
+    assert any(parameter.requires_grad for parameter in task.parameters())
+    published = {"coco": 521, "cub": 521, "ithq": 1486}  # whole model, in millions
+    if path.stem in published:
+        assert round(sum(parameter.numel() for parameter in task.parameters()) / 1e6) == published[path.stem]
+
+
+def test_the_fine_tune_starts_from_a_shipped_recipe() -> None:
+    recipe = load_recipe(SHIPPED[0].parent / "scenes_null.yaml")
+    assert Path(recipe.init) in [Path(other.out) / "model" for other in map(load_recipe, SHIPPED)]
