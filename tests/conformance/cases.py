@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -86,21 +86,39 @@ class Case:
         patterns = list(dict.fromkeys([*self.spec["outputs"], *self.tolerance]))
         return {name: self.io[name] for pattern in patterns for name in sorted(self.io) if matches(name, pattern)}
 
-    def state_dict(self, prefix: str = "") -> dict[str, Tensor]:
-        """The weights under their released names, of those that start with `prefix`: float32, made from the names.
+    def weights(self) -> Mapping[str, Tensor]:
+        """The weights under their released names: float32, each made from its name when it is asked for and not kept.
 
-        Names in `weights.skipped` are absent; `aliases` and `tied` share another name's tensor; `scale` multiplies matrices.
+        Names in `weights.skipped` are absent; `aliases` and `tied` take another name's values; `scale` multiplies matrices.
         """
-        weights = self.spec.get("weights", {})
-        shared_with = {**weights.get("aliases", {}), **weights.get("tied", {})}
-        skipped, scale = set(weights.get("skipped", [])), weights.get("scale")
-        made: dict[str, Tensor] = {}
+        spec = self.spec.get("weights", {})
+        skipped = set(spec.get("skipped", []))
+        shapes = {name: shape for name, shape in self.manifest.items() if name not in skipped}
+        return _Seeded(shapes, {**spec.get("aliases", {}), **spec.get("tied", {})}, spec.get("salt", ""), spec.get("scale"))
 
-        def make(name: str) -> Tensor:
-            if name not in made:
-                (value,) = seeded_state_dict({name: self.manifest[name]}, weights.get("salt", "")).values()
-                made[name] = value * scale if scale is not None and value.ndim >= 2 else value
-            return made[name]
+    def state_dict(self, prefix: str = "") -> dict[str, Tensor]:
+        """All of `weights` whose names start with `prefix`."""
+        weights = self.weights()
+        return {name: weights[name] for name in weights if name.startswith(prefix)}
 
-        names: Iterator[str] = (name for name in self.manifest if name.startswith(prefix) and name not in skipped)
-        return {name: make(shared_with.get(name, name)) for name in names}
+
+@dataclass(frozen=True)
+class _Seeded(Mapping[str, Tensor]):
+    shapes: dict[str, list[int]]
+    source: dict[str, str]
+    salt: str
+    scale: float | None
+
+    def __getitem__(self, name: str) -> Tensor:
+        shape = self.shapes[name]
+        (value,) = seeded_state_dict({self.source.get(name, name): shape}, self.salt).values()
+        return value * self.scale if self.scale is not None and value.ndim >= 2 else value
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.shapes
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        return len(self.shapes)

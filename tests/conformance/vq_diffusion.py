@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from importlib.util import find_spec
-
-from tests.conformance import Component
+from tests.conformance import (
+    Component,
+    vq_diffusion_codecs,
+    vq_diffusion_networks,
+    vq_diffusion_process,
+    vq_diffusion_released,
+    vq_diffusion_sampling,
+    vq_diffusion_text,
+    vq_diffusion_training,
+)
 
 __all__ = ["COMPONENTS"]
 
-PARTS = ("process", "training", "networks", "codecs", "text", "sampling")
-
-COMPONENTS: dict[str, Component] = {}
-for part in PARTS:
-    if find_spec(f"tests.conformance.vq_diffusion_{part}"):
-        COMPONENTS |= import_module(f"tests.conformance.vq_diffusion_{part}").COMPONENTS
+COMPONENTS: dict[str, Component] = {
+    **vq_diffusion_process.COMPONENTS,
+    **vq_diffusion_training.COMPONENTS,
+    **vq_diffusion_networks.COMPONENTS,
+    **vq_diffusion_codecs.COMPONENTS,
+    **vq_diffusion_text.COMPONENTS,
+    **vq_diffusion_sampling.COMPONENTS,
+    **vq_diffusion_released.COMPONENTS,
+}
