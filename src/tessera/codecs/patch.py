@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from tessera.codecs.codec import TokenCodec
 from tessera.codecs.quantizers import EMA
+from tessera.errors import UsageError
 
 __all__ = ["PatchVQ"]
 
@@ -40,6 +41,10 @@ class PatchVQ(TokenCodec):
         distinct: float = 1e-3,
     ) -> None:  # fmt: skip
         super().__init__()
+        if not 1 <= dim <= 3 * factor * factor:
+            raise UsageError(
+                f"dim {dim} does not fit patches of {factor}x{factor}: expected 1 to {3 * factor * factor}, the values of a patch"
+            )
         self.config = {
             "kind": "patch", "classes": classes, "factor": factor, "dim": dim, "commitment": commitment, "decay": decay,
             "patience": patience, "distinct": distinct,
@@ -50,7 +55,7 @@ class PatchVQ(TokenCodec):
         self.quantizer = EMA(classes, dim, commitment=commitment, distinct=distinct, patience=patience, decay=decay)
 
     def encode(self, image: Float[Tensor, "b 3 h w"]) -> Int[Tensor, "b n"]:
-        return self.quantizer.tokens(self.encoder(self._patches(image)))
+        return self.quantizer.tokens(self._latents(self._patches(image)))
 
     def decode(self, tokens: Int[Tensor, "b n"], grid: tuple[int, int]) -> Float[Tensor, "b 3 h w"]:
         patches = self.decoder(self.quantizer.embed(tokens))
@@ -64,7 +69,7 @@ class PatchVQ(TokenCodec):
         patches = self._patches(image).flatten(0, 1)
         if self.training and int(self.quantizer.updates) == 0:
             self._start_from(patches)
-        quantized = self.quantizer(self.encoder(patches))
+        quantized = self.quantizer(self._latents(patches))
         mse = F.mse_loss(self.decoder(quantized.values), patches)
         psnr = 10 * math.log10(4) - 10 * mse.detach().log10()
         report = {"mse": mse.detach(), "psnr": psnr, "commitment": quantized.loss.detach(), **self.quantizer.report()}
@@ -73,6 +78,10 @@ class PatchVQ(TokenCodec):
     def _patches(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n p"]:
         self.grid((image.shape[2], image.shape[3]))
         return F.pixel_unshuffle(image, self.factor).flatten(2).transpose(1, 2)
+
+    def _latents(self, patches: Float[Tensor, "*m p"]) -> Float[Tensor, "*m d"]:
+        with torch.autocast(patches.device.type, enabled=False):  # a token must not depend on it
+            return self.encoder(patches)
 
     @torch.no_grad()
     def _start_from(self, patches: Float[Tensor, "m p"]) -> None:

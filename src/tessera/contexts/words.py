@@ -1,7 +1,8 @@
 """A small text encoder over a fixed vocabulary of words, trained together with its diffusion model.
 
-    h_0 = E[word_i] + P[i],   h_{l+1} = h + Attention(LN(h)),  then  h + MLP(LN(h)),   context = LN(h_depth)
+    h_0 = E[word_i] + Σ_{j=-1..1} C_j E[word_{i+j}] + P[i],   h_{l+1} = h + Attention(LN(h)),  then  h + MLP(LN(h)),   context = LN(h_depth)
 
+The convolution C shows every word its neighbours, so that "red" and "circle" are bound before any attention has learnt where to look.
 A pre-norm transformer (Xiong et al. 2020, arXiv 2002.04745) in which every position sees every other. Depth 0 leaves words and
 positions. A prompt is its words and punctuation marks, lower-cased, then `<end>`, then `<pad>` up to a fixed length.
 """
@@ -80,6 +81,7 @@ class Words(ContextEncoder):
         self.length, self.attend_padding = length, attend_padding
         self.index = {word: i for i, word in enumerate(vocabulary, start=len(SPECIAL))}
         self.word_embedding = nn.Embedding(len(SPECIAL) + len(vocabulary), width)
+        self.neighbours = nn.Conv1d(width, width, 3, padding=1)
         self.position_embedding = nn.Parameter(torch.empty(length, width))
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
@@ -118,7 +120,8 @@ class Words(ContextEncoder):
         ids = self.tokenize(["" if prompt is None else prompt for prompt in prompts]).to(self.word_embedding.weight.device)
         real = ids != PAD
         mask = None if self.attend_padding else real
-        x = self.word_embedding(ids) + self.position_embedding
+        x = self.word_embedding(ids)
+        x = x + self.neighbours(x.transpose(1, 2)).transpose(1, 2) + self.position_embedding
         for block in self.blocks:
             x = block(x, mask)
         context = Context(self.norm(x), mask)

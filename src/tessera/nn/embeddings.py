@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from tessera.nn.neighbours import Neighbours
+
 __all__ = ["ClassEmbedding", "GridEmbedding", "SinusoidalEmbedding"]
 
 
@@ -49,16 +51,18 @@ class GridEmbedding(nn.Module):
         count: number of token values, the mask token included.
         table: (H, W) of the position table.
         width: features.
+        neighbours: mix adjacent token embeddings; see `Neighbours`.
     """
 
-    def __init__(self, count: int, table: Sequence[int], width: int) -> None:
+    def __init__(self, count: int, table: Sequence[int], width: int, neighbours: bool = False) -> None:
         super().__init__()
         self.table = (table[0], table[1])
         self.token = nn.Embedding(count, width)
         self.row = nn.Embedding(table[0], width)
         self.column = nn.Embedding(table[1], width)
+        self.neighbours = Neighbours(width, table) if neighbours else nn.Identity()
 
     def forward(self, tokens: Int[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
         height, width = self.table
         position = self.row.weight[:, None] + self.column.weight[None]
-        return self.token(tokens) + position.reshape(height * width, -1)[: tokens.shape[1]]
+        return self.neighbours(self.token(tokens)) + position.reshape(height * width, -1)[: tokens.shape[1]]
