@@ -20,3 +20,4 @@ def test_equals_the_framework(bias: bool, shape: tuple[int, ...]) -> None:
         with torch.autocast("cpu", torch.bfloat16):
             assert ours(x).dtype == torch.bfloat16
     assert ours.double()(x.double()).dtype == torch.float64
+    assert ours.bfloat16()(x).dtype == torch.bfloat16

@@ -79,5 +79,5 @@ class ConvMLP(nn.Module):
                 f"{n} tokens are neither the network's {self.grid[0]}x{self.grid[1]} grid nor a square: choose another picture size"
             )
         # A transposed view is channels-last in memory, the layout in which convolutions run without a copy.
-        image = x.view(b, h, w, d).permute(0, 3, 1, 2)
+        image = x.view(b, h, w, d).permute(0, 3, 1, 2).to(self.up.weight.dtype)
         return self.down(self.activation(self.up(image))).permute(0, 2, 3, 1).reshape(b, n, d)

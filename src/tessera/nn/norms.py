@@ -9,9 +9,16 @@ from torch import Tensor, nn
 
 from tessera.nn.linear import Linear
 
-__all__ = ["AdaptiveInstanceNorm", "AdaptiveLayerNorm", "Modulation"]
+__all__ = ["AdaptiveInstanceNorm", "AdaptiveLayerNorm", "LayerNorm", "Modulation"]
 
 _EPSILON = 1e-5
+
+
+class LayerNorm(nn.LayerNorm):
+    """`nn.LayerNorm` in the precision of its input, whatever that of its weights."""
+
+    def forward(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+        return F.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
 
 
 class Modulation(NamedTuple):

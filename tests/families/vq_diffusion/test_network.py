@@ -115,14 +115,15 @@ def test_dropout_acts_only_while_training() -> None:
 
 
 @pytest.mark.parametrize("times", [[0, 19, 7], [7, 7, 7]])
-def test_bfloat16(times: list[int]) -> None:
-    made, (x_t, _) = network(TEXT), inputs()
+@KINDS
+def test_bfloat16(kind: dict[str, Any], times: list[int]) -> None:
+    made, (x_t, _) = network(kind), inputs()
     t = torch.tensor(times)
     with torch.inference_mode():
-        full = made(x_t, t, context(TEXT, 3))
+        full = made(x_t, t, context(kind, 3))
         with torch.autocast("cpu", torch.bfloat16):
-            autocast = made(x_t, t, context(TEXT, 3))
-        half = made.bfloat16()(x_t, t, context(TEXT, 3))
+            autocast = made(x_t, t, context(kind, 3))
+        half = made.bfloat16()(x_t, t, context(kind, 3))
     for other in (autocast, half):
         assert other.dtype == torch.bfloat16
         assert (other - full).norm() < 0.05 * full.norm()

@@ -233,6 +233,7 @@ class TokenTransformer(nn.Module):
             t_index = t_index[:1]
         h = self.embedding(x_t)
         h = h.to(torch.promote_types(h.dtype, torch.float32))  # also of a bfloat16 network: 57 additions would lose as much again
+        h = h.to(torch.promote_types(h.dtype, torch.float32))  # also of a bfloat16 network: 57 additions would lose as much again
         for mix, block, of_context in zip(self.mixing, self.blocks, prepared.blocks, strict=True):
             h = block(mix(h), t_index, of_context, prepared.mask)
         return self.head(self.norm_out(h))
