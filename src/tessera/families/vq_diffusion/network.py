@@ -232,8 +232,7 @@ class TokenTransformer(nn.Module):
         if t_index.device.type == "cpu" and not torch.is_grad_enabled() and bool((t_index == t_index[0]).all()):
             t_index = t_index[:1]
         h = self.embedding(x_t)
-        h = h.to(torch.promote_types(h.dtype, torch.float32))  # also of a bfloat16 network: 57 additions would lose as much again
-        h = h.to(torch.promote_types(h.dtype, torch.float32))  # also of a bfloat16 network: 57 additions would lose as much again
+        h = h.to(torch.promote_types(h.dtype, torch.float32))  # of a bfloat16 network too: its sums would lose as much as all its products
         for mix, block, of_context in zip(self.mixing, self.blocks, prepared.blocks, strict=True):
             h = block(mix(h), t_index, of_context, prepared.mask)
         return self.head(self.norm_out(h))
