@@ -64,7 +64,8 @@ def test_a_row_does_not_depend_on_its_batch_and_word_order_counts():
 def test_null_prompt():
     learned, zero_shot = words(null=True), words(null=False)
     assert torch.equal(embeddings(learned.unconditional(2)), learned.null_embedding.expand(2, -1, -1))
-    assert torch.equal(embeddings(zero_shot.unconditional(2)), embeddings(zero_shot(["", ""])))
+    # Not bit for bit: the convolution's order of summation depends on the batch.
+    torch.testing.assert_close(embeddings(zero_shot.unconditional(2)), embeddings(zero_shot(["", ""])))
     mixed = embeddings(learned([None, "a red circle"]))
     assert torch.equal(mixed[0], learned.null_embedding)
     assert torch.equal(mixed[1], embeddings(learned(["", "a red circle"]))[1])

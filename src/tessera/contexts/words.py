@@ -121,6 +121,8 @@ class Words(ContextEncoder):
         real = ids != PAD
         mask = None if self.attend_padding else real
         x = self.word_embedding(ids)
+        if mask is not None:
+            x = x * mask.unsqueeze(-1)
         x = x + self.neighbours(x.transpose(1, 2)).transpose(1, 2) + self.position_embedding
         for block in self.blocks:
             x = block(x, mask)

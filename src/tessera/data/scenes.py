@@ -27,7 +27,10 @@ from tessera.data.scenes_language import Caption, describe
 from tessera.errors import UsageError
 from tessera.randomness import derive_seed
 
-__all__ = ["BACKGROUNDS", "COLOURS", "LATTICE", "PICTURE", "SHAPES", "SIZES", "Scene", "Scenes", "Thing", "draw_scene", "is_held_out", "mask", "render"]
+__all__ = [
+    "BACKGROUNDS", "COLOURS", "LATTICE", "PICTURE", "SHAPES", "SIZES", "Scene", "Scenes", "Thing", "draw_scene", "is_held_out", "mask",
+    "render",
+]  # fmt: skip
 
 PICTURE = 64
 LATTICE = 8
@@ -136,21 +139,21 @@ def _pick(rng: random.Random, items: Sequence[str]) -> str:
     return items[int(rng.random() * len(items))]
 
 
+def _apart(place: tuple[int, int], side: int, other: Thing) -> bool:
+    """Whether a box of `side` cells at `place` (row, column) leaves a cell between itself and the other thing's."""
+    return any(
+        first + side < second or second + other.cells < first for first, second in zip(place, (other.row, other.column), strict=True)
+    )
+
+
 def _place(rng: random.Random, kinds: Sequence[tuple[str, str, str]]) -> tuple[Thing, ...] | None:
     """Free places for the things, a cell apart; None when this attempt found no room."""
     cells = PICTURE // LATTICE
     placed: list[Thing] = []
     for shape, colour, size in kinds:
         side = SIZES[size]
-        free = [
-            (row, column)
-            for row in range(cells - side + 1)
-            for column in range(cells - side + 1)
-            if all(
-                row + side < other.row or other.row + other.cells < row or column + side < other.column or other.column + other.cells < column
-                for other in placed
-            )
-        ]
+        places = [(row, column) for row in range(cells - side + 1) for column in range(cells - side + 1)]
+        free = [place for place in places if all(_apart(place, side, other) for other in placed)]
         if not free:
             return None
         row, column = free[int(rng.random() * len(free))]

@@ -36,11 +36,12 @@ REGIONS = {
 }
 _OPENINGS = ("", "", "", "a picture of ", "there is ")
 _PLURAL_OPENINGS = ("", "", "", "a picture of ", "there are ")
-VOCABULARY = tuple(
+_WORDS = (
     "a and , picture of there is are two three on the in at to top bottom left right middle above over below under beneath "
     "background small large circle circles square squares triangle triangles star stars ring rings cross crosses "
-    "red green blue yellow orange purple pink cyan white black gray brown an with big little one".split()
+    "red green blue yellow orange purple pink cyan white black gray brown an"
 )
+VOCABULARY = tuple(_WORDS.split())
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from jaxtyping import UInt8
 from scipy import ndimage
 
 from tessera.data.scenes import BACKGROUNDS, COLOURS, LATTICE, SHAPES, SIZES, mask
-from tessera.data.scenes_language import Caption, Mention, region_of, relation_holds
+from tessera.data.scenes_language import Caption, Mention, Relation, region_of, relation_holds
 
 __all__ = ["Found", "Reading", "Verdict", "judge", "judge_pictures", "read_picture"]
 
@@ -114,9 +114,9 @@ def read_picture(picture: UInt8[np.ndarray, "3 h w"]) -> Reading:
     background = list(BACKGROUNDS)[int(votes.argmax())]
     back = np.array(BACKGROUNDS[background], np.float32)
     away = np.linalg.norm(pixels - back[:, None, None], axis=0)
-    blobs, count = ndimage.label(away > CLEAN_TOLERANCE, structure=np.ones((3, 3)))
+    blobs, _ = ndimage.label(away > CLEAN_TOLERANCE, structure=np.ones((3, 3)))
     things, clean = [], True
-    for number, box in enumerate(ndimage.find_objects(blobs), start=1):
+    for number in range(1, blobs.max() + 1):
         inside = blobs == number
         if inside.sum() < 9:  # specks: judged as unclean below when they can be seen
             continue
@@ -148,20 +148,21 @@ def _matches(mention: Mention, found: Found) -> bool:
     return mention.shape == found.shape and mention.colour == found.colour and mention.size in (None, found.size)
 
 
+def _related(relation: Relation, wanted: Sequence[int], order: Sequence[Found]) -> bool:
+    first, second = (order[wanted.index(mention)].centre for mention in (relation.first, relation.second))
+    return relation_holds(relation.kind, first, second, slack=2)
+
+
 def judge(reading: Reading, caption: Caption, picture: int = 64) -> Verdict:
     """Whether the picture shows the caption's things and no others, related and placed as it says, cleanly."""
     wanted = [i for i, mention in enumerate(caption.mentions) for _ in range(mention.count)]
     things = relation = region = None
     if len(wanted) == len(reading.things):
-        fitting = [
-            order for order in permutations(reading.things) if all(_matches(caption.mentions[i], found) for i, found in zip(wanted, order, strict=True))
-        ]
+        mentions = [caption.mentions[i] for i in wanted]
+        fitting = [order for order in permutations(reading.things) if all(map(_matches, mentions, order))]
         things = bool(fitting)
         if things and caption.relations:
-            relation = any(
-                all(relation_holds(r.kind, order[wanted.index(r.first)].centre, order[wanted.index(r.second)].centre, slack=2) for r in caption.relations)
-                for order in fitting
-            )
+            relation = any(all(_related(r, wanted, order) for r in caption.relations) for order in fitting)
         if things and caption.region is not None:
             region = region_of(reading.things[0].centre, picture) == caption.region
     background = None if caption.background is None else reading.background == caption.background
