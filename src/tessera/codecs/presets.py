@@ -2,12 +2,12 @@
 
 | name | tokens of 256×256 | codes | classes | quantizer | parameters | file |
 |---|---|---|---|---|---|---|
-| openimages_f8_8192 | 32×32 | 8192 | all | gumbel | - | taming_f8_8192_openimages_last.pth |
-| openimages_f8_2887 | 32×32 | 8192 | 2887 | gumbel | - | the same, in the COCO, CC, CUB and human models |
-| imagenet_f16_16384 | 16×16 | 16384 | all | nearest | - | vqgan_imagenet_f16_16384.pth |
-| imagenet_f16_974 | 16×16 | 16384 | 974 | nearest | - | the same, in the ImageNet models |
-| ffhq_f16_1024 | 16×16 | 1024 | all | nearest | - | vqgan_ffhq_f16_1024.pth |
-| ithq_4096 | 32×32 | 4096 | all | ema | - | ithq_vqvae.pth |
+| openimages_f8_8192 | 32×32 | 8192 | all | gumbel | 69.0 M | taming_f8_8192_openimages_last.pth |
+| openimages_f8_2887 | 32×32 | 8192 | 2887 | gumbel | 69.0 M | the same, in the COCO, CC, CUB and human models |
+| imagenet_f16_16384 | 16×16 | 16384 | all | nearest | 76.1 M | vqgan_imagenet_f16_16384.pth |
+| imagenet_f16_974 | 16×16 | 16384 | 974 | nearest | 76.1 M | the same, in the ImageNet models |
+| ffhq_f16_1024 | 16×16 | 1024 | all | nearest | 72.1 M | vqgan_ffhq_f16_1024.pth |
+| ithq_4096 | 32×32 | 4096 | all | ema | 63.5 M | ithq_vqvae.pth |
 """
 
 from typing import Any

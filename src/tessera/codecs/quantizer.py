@@ -1,5 +1,6 @@
 """The contract of a quantizer, and the record of how its codes are used."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -49,6 +50,8 @@ class Quantizer(nn.Module):
     def __init__(self, classes: int, dim: int, patience: int, restart_every: int, decay: float) -> None:
         super().__init__()
         self.classes, self.dim, self.patience, self.restart_every, self.decay = classes, dim, patience, restart_every, decay
+        self.gather: Callable[[Tensor], Tensor] | None = None
+        """Concatenates the rows of all processes of a distributed run, so that every process keeps the same codebook."""
         self.register_buffer("histogram", torch.zeros(classes))
         self.register_buffer("idle", torch.zeros(classes, dtype=torch.int64))
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
@@ -80,16 +83,20 @@ class Quantizer(nn.Module):
         if self.restart_every and update % self.restart_every == 0:
             dead = (self.idle >= self.patience).nonzero().squeeze(1)
             if len(dead):
-                self.idle[self._replace(dead, z, self._generator("restart"))] = 0
+                self.idle[self._replace(dead, self._all(z), self._generator("restart"))] = 0
 
     @torch.no_grad()
     def _record(self, indices: Int[Tensor, " m"]) -> Float[Tensor, " k"]:
         """After an update: counts of each code in this batch, which the record now includes."""
+        indices = self._all(indices)
         counts = torch.bincount(indices, minlength=self.classes).float()
         self.histogram.lerp_(counts / len(indices), 1 - self.decay)
         self.idle.add_(1).masked_fill_(counts > 0, 0)
         self.updates.add_(1)
         return counts
+
+    def _all(self, rows: Tensor) -> Tensor:
+        return rows if self.gather is None else self.gather(rows.detach().contiguous())
 
     def _generator(self, purpose: str) -> torch.Generator:
         return torch.Generator().manual_seed(derive_seed("quantizer", purpose, int(self.updates)))

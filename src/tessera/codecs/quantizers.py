@@ -145,6 +145,7 @@ class EMA(_VectorQuantizer):
     @torch.no_grad()
     def _move(self, z: Float[Tensor, "m d"], indices: Int[Tensor, " m"]) -> None:
         counts = self._record(indices)
+        z, indices = self._all(z), self._all(indices)
         self.cluster_size.lerp_(counts, 1 - self.decay)
         self.codebook_sum.lerp_(torch.zeros_like(self.codebook_sum).index_add_(0, indices, z), 1 - self.decay)
         # Only codes in use change m_k / N_k; leaving the others alone, N_k may vanish without the usual smoothing, which biases rare codes.
