@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tessera.codecs.quantizer import Quantizer
 from tessera.errors import UsageError
 from tessera.registry import CODECS, build
 from tessera.training.loader import Batch
@@ -40,6 +41,16 @@ class CodecTask(Task):
     def forward(self, batch: Batch, seed: int, total: int) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         assert batch.image is not None
         return self.codec.training_loss(to_picture(batch.image))
+
+    @torch.no_grad()
+    def begin(self, first: Callable[[], Batch]) -> None:
+        """A codec's own start from data (principal components, first codes), so that no process sees only its part of it."""
+        self.forward(first().to(self.device), 0, 0)
+
+    def share_statistics(self, gather: Callable[[Tensor], Tensor]) -> None:
+        for module in self.codec.modules():
+            if isinstance(module, Quantizer):
+                module.gather = gather
 
     @torch.no_grad()
     def panel(self, batches: Sequence[Batch], prompts: Sequence[object], seed: int) -> Panel:

@@ -39,6 +39,12 @@ class Task(nn.Module):
         """The part of the state that training changes: what is averaged and stored in checkpoints."""
         return {name: value.detach() for name, value in self.state_dict(keep_vars=True).items()}
 
+    def begin(self, first: Callable[[], Batch]) -> None:
+        """Called once, before a run's first step; `first()` gives the pictures of that whole step, to every process the same.
+
+        For what starts from data.
+        """
+
     def share_statistics(self, gather: Callable[[Tensor], Tensor]) -> None:
         """Called when several processes train together; `gather` concatenates a tensor's rows over all of them."""
 

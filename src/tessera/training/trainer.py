@@ -56,7 +56,7 @@ def make_accelerator(recipe: Recipe, folder: Path) -> Any:
     return Accelerator(
         cpu=recipe.device == "cpu",
         mixed_precision="no",  # precision is a matter of the loss alone, see `Trainer._autocast`
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)],
         log_with=recipe.tracker if recipe.tracker != "none" else None,
         project_dir=folder,
     )
@@ -91,6 +91,7 @@ class Trainer:
         part = recipe.batch_size // parts
         self.source = Batches(data, recipe.seed, part, stride=part * processes, offset=part * rank)
         self.main = self.accelerator.is_main_process
+        task.to(accelerator.device).begin(lambda: Batches(data, recipe.seed, recipe.batch_size)[0])
         self.model: Any = self.accelerator.prepare_model(task)
         self.task = task
         if processes > 1:
