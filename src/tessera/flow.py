@@ -118,11 +118,16 @@ class TokenFlow(nn.Module):
         `init`: tokens of the pictures to start from when `settings.start` < 1. `callback`: called after each step; raise to cancel.
         """
         sampler = token_sampler(settings.sampler) if isinstance(settings.sampler, str) else settings.sampler
-        predict = self.guided(self.context_encoder(prompts).to(self.device), settings)
+        predict = self.guided(self._contexts(prompts), settings)
         return run(
             predict, self.process, sampler, batch=len(prompts), n_tokens=grid[0] * grid[1], steps=settings.steps, draws=draws,
             callback=callback, init=init, start=settings.start,
         )  # fmt: skip
+
+    def _contexts(self, prompts: Sequence[Any]) -> Context:
+        """Each prompt encoded once and alone: products of few rows round differently, and a picture must not depend on its batch."""
+        encoded = {prompt: self.context_encoder([prompt]).to(self.device) for prompt in dict.fromkeys(prompts)}
+        return Context.cat([encoded[prompt] for prompt in prompts])
 
     @property
     def device(self) -> torch.device:
