@@ -1,4 +1,4 @@
-"""Reference cases on disk: a folder of `case.json`, `manifest.json` and `io.safetensors`, as tests/reference describes.
+"""Reference cases on disk: a folder of `case.json`, `manifest.json` and `io.safetensors`; see tests/reference/README.md.
 
 A case says everything about itself; nothing is taken from its folder's name.
 """

@@ -79,7 +79,7 @@ def checkpoint(case: Case) -> dict[str, Tensor]:
     log_p = flow.guided(context, SamplingSettings(guidance=config["guidance_scale"]))(x_t, t)
     posterior = flow.process.posterior(log_p, x_t, t, t - 1).transpose(1, 2)
     classes, tokens = slice(None, None, config["class_stride"]), slice(None, None, config["token_stride"])
-    logits = torch.cat(seen)  # with the condition, then without it
+    logits = seen[-1]  # with the condition, then without it
     full = {"logits": logits[: len(x_t)], "logits_uncond": logits[len(x_t) :], "log_x0": with_mask(log_p), "log_posterior": posterior}
     outputs |= {name: value[:, classes, tokens] for name, value in full.items()}
 
