@@ -106,7 +106,7 @@ class Recipe(Section):
     ema: Average | None = Field(default=Average(), description="moving average of the weights; null: none")
     checkpoint: Checkpoints = Checkpoints()
     validation: Validation = Validation()
-    panel: PanelSettings | None = Field(default=PanelSettings(), description="null: no sanity panel")
+    panel: PanelSettings | None = Field(default=PanelSettings(), description="shown with validation data; null: no panel")
     log_every: int = Field(default=50, description="optimiser steps between lines of metrics", ge=1)
     tracker: Literal["tensorboard", "none"] = Field(default="tensorboard", description="where curves and pictures go as well")
 
@@ -131,7 +131,6 @@ class VariationalLoss(Section):
     adaptive_auxiliary: bool = Field(default=True, description="weigh the cross-entropy by 2 - (t - 1)/T")
     mask_weight: tuple[float, float] = Field(default=(1.0, 1.0), description="weights of masked and of other positions")
     time_sampling: Literal["importance", "uniform"] = Field(default="importance", description="how times are drawn")
-    bound_weighted_auxiliary: bool = Field(default=False, description="weigh the cross-entropy as the absorbing process's bound does")
 
 
 class FlowModel(Section):
