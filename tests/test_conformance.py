@@ -41,5 +41,7 @@ def test_case_holds(path: Path, request: pytest.FixtureRequest) -> None:
     if request.node.get_closest_marker("full") and "full" not in request.config.option.markexpr:
         pytest.skip("full-size: run with `pytest -m full`")
     report = run_case(path)
+    if report.absent:
+        pytest.skip(str(report.error))
     failed = [f"{check.output}: {check.difference:.3g}, {check.detail}" for check in report.checks if not check.holds]
     assert report.holds, "\n".join([report.error or "", *failed])

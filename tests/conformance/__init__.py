@@ -13,7 +13,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from tests.conformance.cases import Case
+from tests.conformance.cases import Case, NotInProject
 from tests.conformance.comparison import Check, compare
 
 __all__ = ["FAMILIES", "Component", "Report", "UnknownComponent", "component_of", "run_case"]
@@ -31,12 +31,13 @@ class UnknownComponent(Exception):
 
 @dataclass(frozen=True)
 class Report:
-    """What became of a case; `error` is the sentence of an exception that ended it."""
+    """What became of a case; `error` is the sentence of an exception that ended it, `absent` says that only a file was missing."""
 
     name: str
     component: str
     checks: list[Check] = field(default_factory=list)
     error: str | None = None
+    absent: bool = False
 
     @property
     def holds(self) -> bool:
@@ -64,6 +65,8 @@ def run_case(path: Path) -> Report:
         return report if report.checks else Report(name, component, error="the case records no output")
     except UnknownComponent:
         raise
+    except NotInProject as error:
+        return Report(name, component, error=str(error), absent=True)
     except Exception as error:
         return Report(name, component, error=f"{type(error).__name__}: {error}")
     finally:

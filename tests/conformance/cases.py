@@ -19,7 +19,22 @@ from torch import Tensor
 
 from tests.reference.seeded import seeded_state_dict
 
-__all__ = ["Case", "find_cases", "matches"]
+__all__ = ["Case", "NotInProject", "find_cases", "matches", "original_file"]
+
+ORIGINALS = Path(__file__).resolve().parents[3] / "shared" / "reference"
+"""Where files that ship with the originals lie: beside the project, which does not contain them."""
+
+
+class NotInProject(FileNotFoundError):
+    """A case needs a file of the originals that is not there."""
+
+
+def original_file(*parts: str) -> Path:
+    """A file of the originals, by its path in the reference folder."""
+    file = ORIGINALS.joinpath(*parts)
+    if not file.is_file():
+        raise NotInProject(f"{'/'.join(parts)} ships with the original, not with the project: put it into ../shared/reference")
+    return file
 
 
 def matches(name: str, pattern: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,14 +11,12 @@ from torch import Tensor
 from tessera.codecs.quantizers import Gumbel
 from tessera.codecs.vqgan import VQGAN
 from tessera.families.vq_diffusion.codec_checkpoint import load_codec
-from tests.conformance.cases import Case
+from tests.conformance.cases import Case, original_file
 from tests.conformance.recorded import RecordedDraws, gumbel
 
 __all__ = ["COMPONENTS", "codec_from", "picture_of", "to_bytes_range", "use_mapping"]
 
 QUANTIZERS = {"gumbel": "gumbel", "vq": "nearest", "ffhq": "nearest", "ema": "ema"}
-MAPPINGS = Path(__file__).parents[3] / "shared" / "reference" / "vq_diffusion" / "mappings"
-"""Published with the original, not part of the project."""
 
 
 def codec_from(config: dict[str, Any]) -> VQGAN:
@@ -64,9 +61,7 @@ def use_mapping(codec: VQGAN, io: dict[str, Tensor]) -> None:
     if "full_to_quantize" in io:
         codec.remap.use(io["full_to_quantize"])
         return
-    file = MAPPINGS / f"taming_vqvae_{codec.classes}.safetensors"
-    if not file.is_file():
-        raise FileNotFoundError(f"the mapping of codes {file.name} is not in the reference folder, and the case brings none")
+    file = original_file("vq_diffusion", "mappings", f"taming_vqvae_{codec.classes}.safetensors")
     codec.remap.use(load_file(file)["full_to_quantize"])
 
 

@@ -18,12 +18,12 @@ from tessera.families.vq_diffusion.text_checkpoint import text_config, text_from
 from tessera.flow import SamplingSettings, TokenFlow
 from tessera.processes.discrete_loss import DiscreteLoss
 from tessera.samplers.loop import Progress
-from tests.conformance.cases import Case
+from tests.conformance.cases import Case, NotInProject
 from tests.conformance.recorded import RecordedDraws, RecordedProcess
 from tests.conformance.vq_diffusion_build import network_from, schedule_from
 from tests.conformance.vq_diffusion_codecs import codec_from, picture_of, to_bytes_range, use_mapping
 from tests.conformance.vq_diffusion_process import with_mask
-from tests.conformance.vq_diffusion_text import MERGES
+from tests.conformance.vq_diffusion_text import merges
 
 __all__ = ["COMPONENTS"]
 
@@ -50,7 +50,11 @@ def _context_encoder(params: dict[str, Any], weights: Mapping[str, Tensor]) -> C
         return Labels(count, "learned" if learned else "mean")
     config = text_config(weights)
     del config["kind"]
-    encoder = CLIPText(MERGES if MERGES.is_file() else None, **config)  # type: ignore[arg-type]
+    try:
+        known = merges()
+    except NotInProject:
+        known = None  # enough for cases that record their tokens
+    encoder = CLIPText(known, **config)  # type: ignore[arg-type]
     encoder.load_state_dict(text_from_released(weights))
     return encoder
 
@@ -95,6 +99,7 @@ def port(case: Case) -> dict[str, Tensor]:
     flow = flow_from(case, config["codec"])
     encoder, grid = flow.context_encoder, tuple(config["codec"]["token_shape"])
     assert isinstance(encoder, CLIPText)
+    merges()
     context = encoder(config["prompt"])
     assert context.embeddings is not None
     stages = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from functools import cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -13,17 +12,15 @@ from tessera.contexts.clip import CLIPText
 from tessera.contexts.prompt_warnings import PromptTruncated
 from tessera.contexts.tokenizer import ClipTokenizer, read_merges
 from tessera.families.vq_diffusion.text_checkpoint import text_from_released
-from tests.conformance.cases import Case
+from tests.conformance.cases import Case, original_file
 
-__all__ = ["COMPONENTS", "MERGES"]
-
-MERGES = Path(__file__).parents[2].parent / "shared" / "reference" / "vq_diffusion" / "clip_bpe" / "merges.json"
-"""CLIP's merges, which are not part of the project."""
+__all__ = ["COMPONENTS", "merges"]
 
 
 @cache
 def merges() -> tuple[str, ...]:
-    return tuple(read_merges(MERGES))
+    """CLIP's merges."""
+    return tuple(read_merges(original_file("vq_diffusion", "clip_bpe", "merges.json")))
 
 
 def tokenize(case: Case) -> dict[str, Tensor]:
