@@ -25,7 +25,7 @@ def trained() -> PatchVQ:
     torch.manual_seed(0)
     codec = PatchVQ(classes=24, dim=12, patience=20).train()
     optimizer = torch.optim.Adam(codec.parameters(), 1e-3)
-    for step in range(120):
+    for step in range(60):
         loss, _ = codec.training_loss(flags(8, step))
         optimizer.zero_grad()
         loss.backward()
