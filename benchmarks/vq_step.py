@@ -6,8 +6,8 @@
 A step is one picture of 32x32 tokens with guidance 5 (two rows through the network), truncation at a mass of 0.86 and the
 draw of x_{t-1}. All three variants hold the same seeded weights. Steps are timed in turn within one process, so that a busy
 machine slows all alike; the median is reported. Memory is the peak of resident memory over two first steps less what was
-resident before them (weights, interpreter, libraries), in a process of its own per variant. It includes the buffers that
-kernels keep, and the keys and values that ours computes once per request.
+resident before them (weights, interpreter, libraries, all of whose code a tiny model has run), in a process of its own per
+variant. It includes the buffers that kernels keep, and the keys and values that ours computes once per request.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import math
 import re
 import statistics
 import subprocess
@@ -43,7 +44,8 @@ from tessera.samplers.sampler import Step
 VARIANTS = ("diffusers", "float32", "bfloat16")
 TARGETS = {"float32": 0.93, "bfloat16": 0.55}
 COCO = PRESETS["coco"].config
-GRID, CLASSES, STEPS = (32, 32), COCO["classes"], 100
+TINY = {**COCO, "classes": 60, "grid": [4, 4], "width": 64, "depth": 1, "heads": 4}
+STEPS = 100
 SETTINGS = SamplingSettings(guidance=5.0, truncation=0.86)
 
 
@@ -64,7 +66,9 @@ class Given(ContextEncoder):
 class NoCodec(TokenCodec):
     """Steps are made of tokens alone."""
 
-    classes, factor = CLASSES, 8
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.classes, self.factor = classes, 8
 
 
 class Ours:
@@ -72,8 +76,8 @@ class Ours:
 
     def __init__(self, network: TokenTransformer) -> None:
         self.network = network
-        self.process = DiscreteProcess(vq_diffusion(STEPS), CLASSES)
-        self.flow = TokenFlow(NoCodec(), Given(), network, DiscreteLoss(self.process)).eval()
+        self.process = DiscreteProcess(vq_diffusion(STEPS), network.classes)
+        self.flow = TokenFlow(NoCodec(network.classes), Given(), network, DiscreteLoss(self.process)).eval()
 
     @torch.inference_mode()
     def prepare(self) -> None:
@@ -89,17 +93,17 @@ class Ours:
 class Port:
     """The loop body of diffusers' VQDiffusionPipeline, on its components."""
 
-    def __init__(self, depth: int) -> None:
+    def __init__(self, config: dict[str, Any]) -> None:
         from diffusers.models.transformers.transformer_2d import Transformer2DModel
         from diffusers.pipelines.deprecated.vq_diffusion.pipeline_vq_diffusion import VQDiffusionPipeline
         from diffusers.schedulers.scheduling_vq_diffusion import VQDiffusionScheduler
 
         self.network = Transformer2DModel(
-            num_attention_heads=COCO["heads"], attention_head_dim=COCO["width"] // COCO["heads"], num_layers=depth,
-            cross_attention_dim=COCO["context_width"], attention_bias=True, sample_size=GRID[0], num_vector_embeds=CLASSES + 1,
-            activation_fn="geglu-approximate", num_embeds_ada_norm=STEPS,
+            num_attention_heads=config["heads"], attention_head_dim=config["width"] // config["heads"], num_layers=config["depth"],
+            cross_attention_dim=config["context_width"], attention_bias=True, sample_size=config["grid"][0],
+            num_vector_embeds=config["classes"] + 1, activation_fn="geglu-approximate", num_embeds_ada_norm=STEPS,
         ).eval()  # fmt: skip
-        self.scheduler = VQDiffusionScheduler(num_vec_classes=CLASSES + 1, num_train_timesteps=STEPS)
+        self.scheduler = VQDiffusionScheduler(num_vec_classes=config["classes"] + 1, num_train_timesteps=STEPS)
         self.truncate = VQDiffusionPipeline.truncate.__get__(object())  # it uses nothing of the pipeline
 
     def prepare(self) -> None:
@@ -120,9 +124,9 @@ class Port:
         return self.scheduler.step(log_p, timestep=torch.tensor(t - 1), sample=x_t, generator=generator).prev_sample
 
 
-def seeded_network(depth: int) -> TokenTransformer:
+def seeded_network(config: dict[str, Any]) -> TokenTransformer:
     """Weights that keep activations near unit size, so that predictions depend on every input."""
-    network = TokenTransformer(**{**COCO, "depth": depth}).eval()
+    network = TokenTransformer(**config).eval()
     generator = torch.Generator().manual_seed(0)
     for name, parameter in network.named_parameters():
         if parameter.ndim > 1:
@@ -149,24 +153,24 @@ def port_weights(network: TokenTransformer) -> dict[str, Tensor]:
     return weights
 
 
-def make(variant: str, depth: int) -> Any:
+def make(variant: str, config: dict[str, Any]) -> Any:
     """One variant alone."""
     if variant == "diffusers":
-        return Port(depth)
-    return Ours(seeded_network(depth).to(getattr(torch, variant)))
+        return Port(config)
+    return Ours(seeded_network(config).to(getattr(torch, variant)))
 
 
-def make_all(depth: int) -> dict[str, Any]:
+def make_all(config: dict[str, Any]) -> dict[str, Any]:
     """All variants, with equal weights."""
-    full, port = Ours(seeded_network(depth)), Port(depth)
+    full, port = Ours(seeded_network(config)), Port(config)
     port.network.load_state_dict(port_weights(full.network))
-    return {"diffusers": port, "float32": full, "bfloat16": make("bfloat16", depth)}
+    return {"diffusers": port, "float32": full, "bfloat16": make("bfloat16", config)}
 
 
-def half_masked(seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    tokens = torch.randint(0, CLASSES, (1, GRID[0] * GRID[1]), generator=generator)
-    return torch.where(torch.rand(tokens.shape, generator=generator) < 0.5, CLASSES, tokens)
+def half_masked(config: dict[str, Any]) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(0, config["classes"], (1, math.prod(config["grid"])), generator=generator)
+    return torch.where(torch.rand(tokens.shape, generator=generator) < 0.5, config["classes"], tokens)
 
 
 class Stopwatch:
@@ -184,11 +188,10 @@ class Stopwatch:
         self.seconds += time.perf_counter() - self.start
 
 
-def times(variants: dict[str, Any], rounds: int) -> dict[str, dict[str, float]]:
+def times(variants: dict[str, Any], x_t: Tensor, rounds: int) -> dict[str, dict[str, float]]:
     """Seconds per step (median), and the share of them outside the network."""
     watches = {name: Stopwatch(variant.network) for name, variant in variants.items()}
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in variants}
-    x_t = half_masked()
     for turn in range(rounds + 1):
         for name, variant in variants.items():
             watches[name].seconds = 0.0
@@ -214,9 +217,9 @@ def resident(field: str) -> int:
     return int(found.group(1)) * 1024
 
 
-def memory_here(variant: str, depth: int) -> int:
+def two_steps(variant: str, config: dict[str, Any]) -> int:
     """Bytes that two steps add to this process at their peak."""
-    made, x_t = make(variant, depth), half_masked()
+    made, x_t = make(variant, config), half_masked(config)
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     before = resident("VmRSS")
@@ -231,9 +234,9 @@ def memory(variant: str, depth: int, threads: int) -> int:
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def agreement(variants: dict[str, Any]) -> float:
+def agreement(variants: dict[str, Any], x_t: Tensor) -> float:
     """Largest difference of diffusers' and our float32 guided log p(x_0 | x_t)."""
-    port, ours, x_t = variants["diffusers"], variants["float32"], half_masked()
+    port, ours = variants["diffusers"], variants["float32"]
     with torch.inference_mode():
         untruncated = ours.flow.guided(Context(embeddings()[0]), SamplingSettings(guidance=SETTINGS.guidance))
         return float((untruncated(x_t, torch.tensor([50])) - port.log_p(x_t, 50).transpose(1, 2)).abs().max())
@@ -243,7 +246,7 @@ def tokens_that_differ(variants: dict[str, Any], note: Callable[[str], None]) ->
     """Shares of tokens that differ between bfloat16 and float32 with equal random numbers: at the end of a run, and in
     single steps from the same x_t."""
     full, half = variants["float32"], variants["bfloat16"]
-    x = y = full.process.prior(1, GRID[0] * GRID[1])
+    x = y = full.process.prior(1, math.prod(COCO["grid"]))
     single = []
     for t in range(STEPS, 0, -1):
         after, apart = full.step(x, t), half.step(x, t)
@@ -280,16 +283,18 @@ def main() -> None:
     parser.add_argument("--memory-of", choices=VARIANTS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    config = {**COCO, "depth": arguments.depth}
     if arguments.memory_of:
-        print(memory_here(arguments.memory_of, arguments.depth))
+        two_steps(arguments.memory_of, TINY)
+        print(two_steps(arguments.memory_of, config))
         return
 
     peaks = {name: memory(name, arguments.depth, arguments.threads) for name in VARIANTS}
-    variants = make_all(arguments.depth)
+    variants, x_t = make_all(config), half_masked(config)
     for variant in variants.values():
         variant.prepare()
-    result: dict[str, Any] = {"depth": arguments.depth, "threads": arguments.threads, "largest_difference": agreement(variants)}
-    result |= times(variants, arguments.rounds)
+    result: dict[str, Any] = {"depth": arguments.depth, "threads": arguments.threads, "largest_difference": agreement(variants, x_t)}
+    result |= times(variants, x_t, arguments.rounds)
     for name in VARIANTS:
         result[name] |= {
             "ratio": result[name]["seconds"] / result["diffusers"]["seconds"],

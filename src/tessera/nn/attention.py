@@ -1,5 +1,7 @@
 """Multi-head attention, softmax(q kᵀ / √d) v (Vaswani et al. 2017, equation 1), with one matrix product for all projections."""
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
@@ -7,7 +9,7 @@ from torch import Tensor, nn
 
 from tessera.nn.linear import Linear
 
-__all__ = ["CrossAttention", "SelfAttention", "attend"]
+__all__ = ["CrossAttention", "KeysValues", "SelfAttention", "attend"]
 
 # Up to this many scores per head (tokens × tokens) training on a CPU keeps the score matrix.
 _EXPLICIT_SCORES = 256 * 256
@@ -38,6 +40,13 @@ def _split(x: Float[Tensor, "b n parts_width"], parts: int, heads: int) -> tuple
 
 def _merge(x: Float[Tensor, "b heads n d"]) -> Float[Tensor, "b n width"]:
     return x.transpose(1, 2).flatten(2)
+
+
+class KeysValues(NamedTuple):
+    """A context's keys and values, per head."""
+
+    keys: Float[Tensor, "b heads m d"]
+    values: Float[Tensor, "b heads m d"]
 
 
 class SelfAttention(nn.Module):
@@ -75,16 +84,11 @@ class CrossAttention(nn.Module):
         self.key_value = Linear(context_width, 2 * width)
         self.out = Linear(width, width)
 
-    def keys_values(self, context: Float[Tensor, "b l c"]) -> tuple[Float[Tensor, "b heads l d"], Float[Tensor, "b heads l d"]]:
-        """The context's keys and values per head."""
-        k, v = _split(self.key_value(context), 2, self.heads)
-        return k, v
+    def keys_values(self, context: Float[Tensor, "b l c"]) -> KeysValues:
+        return KeysValues(*_split(self.key_value(context), 2, self.heads))
 
     def forward(
-        self,
-        x: Float[Tensor, "b n d"],
-        keys_values: tuple[Float[Tensor, "b heads l e"], Float[Tensor, "b heads l e"]],
-        mask: Bool[Tensor, "#b 1 1 l"] | None = None,
+        self, x: Float[Tensor, "b n d"], keys_values: KeysValues, mask: Bool[Tensor, "#b 1 1 l"] | None = None
     ) -> Float[Tensor, "b n d"]:
         (q,) = _split(self.query(x), 1, self.heads)
         return self.out(_merge(attend(q, *keys_values, mask)))

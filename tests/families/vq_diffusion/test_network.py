@@ -58,6 +58,16 @@ def test_inference_equals_training(kind: dict[str, Any]) -> None:
 
 
 @KINDS
+@pytest.mark.parametrize("grid", [[16, 40], [20, 24]])
+def test_batches_too_large_for_one_pass(kind: dict[str, Any], grid: list[int]) -> None:
+    made, n = network(kind, grid=grid, position_table=grid, width=8, heads=2, depth=1), grid[0] * grid[1]
+    x_t, t = torch.randint(0, 8, (3, n), generator=torch.Generator().manual_seed(3)), inputs()[1]
+    trained = made(x_t, t, context(kind, 3)).detach()
+    with torch.inference_mode():
+        torch.testing.assert_close(made(x_t, t, context(kind, 3)), trained, atol=1e-4, rtol=1e-4)
+
+
+@KINDS
 def test_rows_do_not_depend_on_each_other(kind: dict[str, Any]) -> None:
     made, (x_t, t) = network(kind), inputs()
     together = made(x_t, t, context(kind, 3))

@@ -1,4 +1,4 @@
-"""Names in the released VQ-Diffusion files ⇄ ours. Nothing else in the package knows the released names.
+"""Names in the released VQ-Diffusion files ⇄ ours: the network's. The codec's and the text tower's are in the files beside.
 
 A released file holds `ckpt["model"]`: the codec under `content_codec.`, the text tower under `transformer.condition_emb.`, the network
 under `transformer.transformer.`, the learned null embedding as `transformer.empty_text_embed`, and buffers that are computed anew here.

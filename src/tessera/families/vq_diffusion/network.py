@@ -22,14 +22,17 @@ from torch import Tensor, nn
 
 from tessera.contexts.context import Context
 from tessera.errors import UsageError, suggest
-from tessera.nn.attention import CrossAttention, SelfAttention
+from tessera.nn.attention import CrossAttention, KeysValues, SelfAttention
 from tessera.nn.embeddings import ClassEmbedding, GridEmbedding, SinusoidalEmbedding
 from tessera.nn.linear import Linear
 from tessera.nn.mlp import ACTIVATIONS, ConvMLP, LinearMLP
 from tessera.nn.neighbours import Neighbours
-from tessera.nn.norms import AdaptiveInstanceNorm, AdaptiveLayerNorm, LayerNorm
+from tessera.nn.norms import AdaptiveInstanceNorm, AdaptiveLayerNorm, LayerNorm, Modulation
 
 __all__ = ["Prepared", "TokenTransformer"]
+
+# Tokens that go through the network at a time without gradients on a CPU. Matrix products gain nothing from more.
+_TOKENS = 1024
 
 TIME_EMBEDDINGS = {"learned": nn.Embedding, "sinusoidal": SinusoidalEmbedding}
 CLASS_NORMS = {"layer": AdaptiveLayerNorm, "instance": AdaptiveInstanceNorm}
@@ -39,8 +42,13 @@ CLASS_NORMS = {"layer": AdaptiveLayerNorm, "instance": AdaptiveInstanceNorm}
 class Prepared:
     """What a context contributes, for every block: keys and values of the words, the modulation of the class, or None."""
 
-    blocks: list[Any]
+    blocks: list[KeysValues | Modulation | None]
     mask: Bool[Tensor, "b 1 1 l"] | None = None
+
+    def __getitem__(self, rows: slice) -> Prepared:
+        """The part of some images of the batch."""
+        blocks = [None if block is None else type(block)(*(value[rows] for value in block)) for block in self.blocks]
+        return Prepared(blocks, None if self.mask is None else self.mask[rows])
 
 
 def _add(h: Float[Tensor, "b n d"], branch: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
@@ -228,6 +236,8 @@ class TokenTransformer(nn.Module):
                 f"{x_t.shape[1]} tokens are too many for a network with {height}x{width} positions: choose a smaller picture size"
             )
         prepared = context if isinstance(context, Prepared) else self.prepare(context)
+        if x_t.device.type == "cpu" and not torch.is_grad_enabled() and len(x_t) > (images := max(1, _TOKENS // x_t.shape[1])):
+            return self._in_parts(x_t, t_index, prepared, images)
         # While sampling, the batch is at one time and one modulation serves all rows. (Off the CPU the test would wait for the device.)
         if t_index.device.type == "cpu" and not torch.is_grad_enabled() and bool((t_index == t_index[0]).all()):
             t_index = t_index[:1]
@@ -236,6 +246,14 @@ class TokenTransformer(nn.Module):
         for mix, block, of_context in zip(self.mixing, self.blocks, prepared.blocks, strict=True):
             h = block(mix(h), t_index, of_context, prepared.mask)
         return self.head(self.norm_out(h))
+
+    def _in_parts(self, x_t: Int[Tensor, "b n"], t_index: Int[Tensor, " b"], prepared: Prepared, images: int) -> Float[Tensor, "b n k"]:
+        """The same, some images at a time, which takes a CPU no longer and bounds the memory."""
+        logits = self.head.weight.new_empty(*x_t.shape, self.classes)
+        for start in range(0, len(x_t), images):
+            rows = slice(start, start + images)
+            logits[rows] = self.forward(x_t[rows], t_index[rows], prepared[rows])
+        return logits
 
 
 def _check(config: dict[str, Any]) -> None:
