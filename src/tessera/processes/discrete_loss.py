@@ -5,14 +5,12 @@ Per image, with t drawn with probability p_t and s = t - 1:
     bound     = KL( q(x_s | x_t, x_0) || p(x_s | x_t) )  summed over tokens,   for t > 1;      -log p(x_0 | x_1) for t = 1
     auxiliary = -log p(x_0 | x_t)                        summed over tokens
                 (both sums weighted by `mask_weight` for t > 1)
-    loss      = (vb_weight bound + auxiliary_weight w_t auxiliary) / p_t
-    w_t       = (2 - (t - 1)/T if adaptive, else 1) · (T (γ̄_t - γ̄_s)/γ̄_t if bound-weighted, else 1)
+                (vb_weight = 0: for t = 1 as for the others)
+    loss      = (vb_weight bound + auxiliary_weight w_t auxiliary) / p_t,      w_t = 2 - (t - 1)/T if adaptive, else 1
 
-averaged over images and tokens. The last factor, with weight 0 on tokens that are not masked, makes the auxiliary loss alone the
-bound of the absorbing process (Austin et al. 2021, arXiv 2107.03006, appendix A.3), without any posterior. With uniform times
-1/p_t = T: `auxiliary_weight` = 1/T alone is the plain mean cross-entropy. Times are drawn in proportion to the root of the
-running mean square of the loss at each time, once every time was seen more than ten times (Nichol & Dhariwal 2021,
-arXiv 2102.09672, eq. 18), uniformly before.
+averaged over images and tokens. With uniform times 1/p_t = T: `auxiliary_weight` = 1/T alone is the plain mean cross-entropy.
+Times are drawn in proportion to the root of the running mean square of the loss at each time, once every time was seen
+more than ten times (Nichol & Dhariwal 2021, arXiv 2102.09672, eq. 18), uniformly before.
 """
 
 from collections.abc import Callable, Sequence
@@ -77,7 +75,6 @@ class DiscreteLoss(nn.Module):
         mask_weight: weights of masked and of unmasked tokens in the KL and the cross-entropy.
         vb_weight: weight of the bound; at 0 only the cross-entropy is computed, without any [B, N, K + 1] posterior.
         time_sampling: "importance" or "uniform".
-        bound_weighted_auxiliary: weigh the auxiliary loss at t as the bound of the absorbing process does.
     """
 
     history: Float[Tensor, " times"]
@@ -91,7 +88,6 @@ class DiscreteLoss(nn.Module):
         mask_weight: Sequence[float] = (1.0, 1.0),
         vb_weight: float = 1.0,
         time_sampling: str = "importance",
-        bound_weighted_auxiliary: bool = False,
     ) -> None:
         super().__init__()
         if time_sampling not in ("importance", "uniform"):
@@ -102,7 +98,6 @@ class DiscreteLoss(nn.Module):
             raise UsageError("importance sampling of times needs a process of at least two steps")
         self.process = process
         self.auxiliary_weight, self.adaptive_auxiliary, self.vb_weight = auxiliary_weight, adaptive_auxiliary, vb_weight
-        self.bound_weighted_auxiliary = bound_weighted_auxiliary
         self.mask_weight, self.time_sampling = (float(mask_weight[0]), float(mask_weight[1])), time_sampling
         self.gather: Callable[[Tensor], Tensor] | None = None
         """Concatenates a [B] tensor over all processes of a distributed run, so that every process keeps the same statistics."""
@@ -114,7 +109,7 @@ class DiscreteLoss(nn.Module):
         """JSON values of the constructor's arguments, the process excepted."""
         return {
             "auxiliary_weight": self.auxiliary_weight, "adaptive_auxiliary": self.adaptive_auxiliary, "mask_weight": list(self.mask_weight),
-            "vb_weight": self.vb_weight, "time_sampling": self.time_sampling, "bound_weighted_auxiliary": self.bound_weighted_auxiliary,
+            "vb_weight": self.vb_weight, "time_sampling": self.time_sampling,
         }  # fmt: skip
 
     def time_distribution(self) -> Float[Tensor, " times"]:
@@ -181,12 +176,10 @@ class DiscreteLoss(nn.Module):
         else:
             token_nll = nn.functional.cross_entropy(logits.flatten(0, 1), x_0.flatten(), reduction="none").view_as(x_0)
         cross_entropy = (token_nll * weight).sum(-1)
-        auxiliary = cross_entropy
-        if not self.bound_weighted_auxiliary:
-            # At t = 1 the original's auxiliary loss is the likelihood, without mask weights.
-            auxiliary = torch.where(t == 1, token_nll.sum(-1) if decoder_nll is None else decoder_nll, cross_entropy)
+        # At t = 1 the original's auxiliary loss is the likelihood, without mask weights.
+        auxiliary = cross_entropy if decoder_nll is None else torch.where(t == 1, decoder_nll, cross_entropy)
 
-        scale = self.auxiliary_weight * self._auxiliary_time_weight(t)
+        scale = self.auxiliary_weight * (2.0 - (t - 1) / self.process.steps if self.adaptive_auxiliary else torch.ones_like(p_t))
         total = scale * auxiliary if bound is None else self.vb_weight * bound + scale * auxiliary
         per_image = total / p_t
         if self.training:
@@ -195,14 +188,6 @@ class DiscreteLoss(nn.Module):
             loss=per_image.sum() / x_0.numel(), per_image=per_image, auxiliary=auxiliary, cross_entropy=cross_entropy, bound=bound,
             kl=kl, decoder_nll=decoder_nll, t=t, p_t=p_t, x_0=x_0, x_t=x_t, masked=masked, logits=logits.detach(),
         )  # fmt: skip
-
-    def _auxiliary_time_weight(self, t: Int[Tensor, " b"]) -> Float[Tensor, " b"]:
-        steps = self.process.steps
-        weight = 2.0 - (t - 1) / steps if self.adaptive_auxiliary else torch.ones(t.shape, device=t.device)
-        if self.bound_weighted_auxiliary:
-            masked = self.process.schedule.gamma_bar.to(t.device)
-            weight = weight * (steps * (1 - masked[t - 1] / masked[t])).float()
-        return weight
 
     def _bound(self, log_p: Tensor, x_0: Tensor, x_t: Tensor, t: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         """KL of the true from the model's posterior, and -log p(x_s = x_0 | x_t), both [B]."""
