@@ -2,9 +2,11 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from tessera.errors import UsageError
 from tessera.families.vq_diffusion.presets import PRESETS, preset
@@ -16,6 +18,13 @@ def test_parameter_count(name: str) -> None:
     with torch.device("meta"):
         network = build("network", NETWORKS, preset(name))
     assert sum(parameter.numel() for parameter in network.parameters()) == PRESETS[name].parameters
+
+
+def test_scenes_is_the_network_of_its_recipe() -> None:
+    recipe = yaml.safe_load((Path(__file__).parents[3] / "recipes" / "scenes.yaml").read_text())
+    config = preset("scenes")
+    assert recipe["model"]["network"].items() <= config.items()
+    assert recipe["model"]["context"]["width"] == config["context_width"]
 
 
 def test_unknown_preset() -> None:

@@ -1,7 +1,7 @@
 """The sizes VQ-Diffusion comes in. `PRESETS[name].config` are the constructor arguments of `TokenTransformer`.
 
 name          condition   blocks x width   heads   tokens   classes   network parameters
-scenes        words            6 x  192       6      8x8      1024        5.1 M
+scenes        words            6 x  160       5      8x8      2560        4.3 M    adjacent tokens mixed
 ffhq          none            20 x  512      16    16x16      1024      411.2 M    convolutional MLP
 imagenet      class           24 x  512      16    16x16       974      518.0 M    convolutional MLP
 coco          CLIP text       19 x 1024      16    32x32      2887      388.8 M    also CC, CUB and human
@@ -28,8 +28,11 @@ _CONV = {"mlp": "conv", "position_table": [32, 32]}  # the released 16×16 model
 
 PRESETS = {
     "scenes": Preset(
-        {"classes": 1024, "grid": [8, 8], "width": 192, "depth": 6, "heads": 6, "condition": "text", "context_width": 192},
-        5_073_856,
+        {
+            "classes": 2560, "grid": [8, 8], "width": 160, "depth": 6, "heads": 5, "condition": "text", "context_width": 160,
+            "neighbours": True,
+        },  # fmt: skip
+        4_347_200,
         "the built-in world, 64x64 pictures",
     ),
     "ffhq": Preset(
