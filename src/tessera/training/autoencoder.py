@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,5 +77,5 @@ class CodecTask(Task):
         }
         return Panel(scalars, pictures={"originals_and_reconstructions": torch.cat(shown).cpu()} if shown else {})
 
-    def export(self, folder: Path) -> None:
-        save_part(self.codec, folder)
+    def export(self, folder: Path, card: Mapping[str, Any]) -> None:
+        save_part(self.codec, folder, card)

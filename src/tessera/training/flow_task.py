@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -124,7 +124,8 @@ class FlowTask(Task):
         if not self.training:
             t = self._spread_times(rows, total)
         elif self.recipe.drop_prompt > 0:
-            dropped = (draws.uniform() < self.recipe.drop_prompt).tolist()
+            # on the CPU, where the prompts are: reading numbers back from a GPU would wait for it
+            dropped = (StepDraws(derive_seed(seed, "drop"), total, rows).uniform() < self.recipe.drop_prompt).tolist()
             prompts = [None if drop else prompt for prompt, drop in zip(prompts, dropped, strict=True)]
         out = self.evaluate(tokens, prompts, draws, t)
         report = {"nll": out.auxiliary.detach().mean() / tokens.shape[1]}
@@ -221,11 +222,11 @@ class FlowTask(Task):
             tokens = self.flow.sample(list(prompts), grid, self._sampling(), Draws(seed, range(len(prompts)), self.device))
             return to_bytes(self.flow.codec.decode(tokens, grid)).cpu()
 
-    def export(self, folder: Path) -> None:
+    def export(self, folder: Path, card: Mapping[str, Any]) -> None:
         network: Any = self.flow.network
         flows, size = {"text_to_image": self.flow}, (self.size, self.size)
         mode = self.training
-        Model(self.recipe.name, network.config["kind"], flows, size, self._sampling()).save(folder, overwrite=True)
+        Model(self.recipe.name, network.config["kind"], flows, size, self._sampling(), card).save(folder, overwrite=True)
         self.train(mode)
 
     def _sampling(self) -> SamplingSettings:

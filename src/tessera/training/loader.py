@@ -27,7 +27,7 @@ __all__ = ["Batch", "Batches", "batches", "fixed_batches", "permute"]
 class Batch(NamedTuple):
     """image: uint8 [B, 3, H, W], 0..255. tokens: int64 [B, N] where they are known already. positions: see the module.
 
-    skipped: files that could not be read while this batch was made: path → reason.
+    skipped: files that could not be read and were not named with an earlier batch: path → reason.
     """
 
     image: UInt8[Tensor, "b 3 h w"] | None
@@ -87,18 +87,19 @@ class Batches(TorchDataset[Batch]):
         if len(data) == 0:
             raise UsageError("the dataset is empty: no picture was found in it")
         self.data, self.seed, self.size, self.shuffle = data, seed, size, shuffle
+        self._reported: set[str] = set()
         self.stride, self.offset = size if stride is None else stride, offset
 
     def __getitem__(self, number: int) -> Batch:
         positions = list(range(number * self.stride + self.offset, number * self.stride + self.offset + self.size))
         indices = self._indices(np.array(positions))
-        before = set(self.data.skipped)
         many = getattr(self.data, "batch", None)
         if many is None:
             image, tokens, prompts = self._collate([self._readable(p, int(i)) for p, i in zip(positions, indices, strict=True)])
         else:
             (image, prompts), tokens = self._passes(many, positions, indices), None
-        skipped = {path: reason for path, reason in self.data.skipped.items() if path not in before}
+        skipped = {path: reason for path, reason in self.data.skipped.items() if path not in self._reported}
+        self._reported.update(skipped)
         return Batch(image, tokens, prompts, positions, skipped)
 
     def _indices(self, positions: np.ndarray) -> np.ndarray:

@@ -1,4 +1,5 @@
-"""One model part on disk, such as a trained codec: a folder with `part.json`, its constructor's arguments, and `part.safetensors`."""
+"""One model part on disk, such as a trained codec: a folder of `part.json`, its constructor's arguments, `part.safetensors`, its weights,
+and `card.json`, what is known about its training."""
 
 import json
 from collections.abc import Mapping
@@ -17,12 +18,14 @@ __all__ = ["load_part", "save_part"]
 
 CONFIG = "part.json"
 WEIGHTS = "part.safetensors"
+CARD = "card.json"
 
 
-def save_part(part: Any, folder: Path) -> None:
+def save_part(part: Any, folder: Path, card: Mapping[str, Any] | None = None) -> None:
     """Write `part` (a registered module with a `config`); an earlier folder of that name is replaced."""
     with write_folder(folder) as fresh:
         (fresh / CONFIG).write_text(json.dumps(part.config, indent=1) + "\n", encoding="utf-8")
+        (fresh / CARD).write_text(json.dumps(dict(card or {}), indent=1) + "\n", encoding="utf-8")
         save_file({name: value.detach().cpu().contiguous() for name, value in part.state_dict().items()}, fresh / WEIGHTS)
 
 

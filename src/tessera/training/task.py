@@ -1,9 +1,10 @@
 """What a trainer trains: a task owns its model and knows its loss, its panel and how to save the result."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
@@ -61,8 +62,11 @@ class Task(nn.Module):
         """Diagnosis with the present weights on fixed pictures, prompts and noise."""
         raise NotImplementedError
 
-    def export(self, folder: Path) -> None:
-        """The trained model with the present weights, as a folder that can be used or trained further; replaces an earlier one."""
+    def export(self, folder: Path, card: Mapping[str, Any]) -> None:
+        """The trained model with the present weights, as a folder that can be used or trained further; replaces an earlier one.
+
+        `card`: what to note about the training, JSON values.
+        """
         raise NotImplementedError
 
     @property

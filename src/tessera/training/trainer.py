@@ -8,6 +8,7 @@ what it would have computed.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import signal
 import threading
 import time
@@ -51,6 +52,10 @@ def make_schedule(recipe: Recipe) -> RateSchedule:
 
 def make_accelerator(recipe: Recipe, folder: Path) -> Any:
     """The device, and the other processes, that a run computes on."""
+    needed = ("accelerate",) if recipe.tracker == "none" else ("accelerate", "tensorboard")
+    for package in needed:
+        if importlib.util.find_spec(package) is None:
+            raise UsageError(f"training with tracker={recipe.tracker} needs the package {package!r}: pip install 'tessera[train]'")
     from accelerate import Accelerator, DistributedDataParallelKwargs
 
     return Accelerator(
@@ -106,6 +111,7 @@ class Trainer:
         self.step = 0
         self.seconds = 0.0
         self.pending: list[dict[str, Tensor]] = []  # reports since the last line of metrics
+        self.figures: dict[str, float] = {}  # the latest losses, for the model's card
         self.skipped: dict[str, str] = {}
         self.fixed = fixed_batches(validation, recipe.validation.examples, part) if validation is not None and self.main else []
         self._stop = threading.Event()
@@ -151,6 +157,7 @@ class Trainer:
                 self._check_finite()
                 line = self._line((self.step - logged_step) * recipe.batch_size / max(now - last_log - pause, 1e-9))
                 self.seconds += now - last_log
+                self.figures["training_loss"] = line["loss"]
                 if metrics is not None:
                     metrics.write(self.step, "train", {**line, "seconds": round(self.seconds, 1)})
                     self.accelerator.log({f"train/{name}": value for name, value in line.items()}, step=self.step)
@@ -246,6 +253,7 @@ class Trainer:
                 loss, report = self.task(batch.to(self.accelerator.device), derive_seed(0, "validation"), count)
                 for name, value in {"loss": loss, **report}.items():
                     sums[name] = sums.get(name, 0.0) + float(value) * len(batch.prompts) / count
+        self.figures["validation_loss"] = sums["loss"]
         if metrics is not None:
             metrics.write(self.step, "validation", sums)
             self.accelerator.log({f"validation/{name}": value for name, value in sums.items()}, step=self.step)
@@ -285,9 +293,16 @@ class Trainer:
 
     def _export(self) -> None:
         """The averaged model, in `model/` of the run folder."""
-        if self.main:
-            with self._averaged():
-                self.task.export(self.folder / "model")
+        if not self.main:
+            return
+        recipe = self.recipe
+        card = {
+            "task": recipe.task, "data": recipe.data, "steps": self.step, "images": self.step * recipe.batch_size,
+            "hours": round(self.seconds / 3600, 3), "device": str(self.accelerator.device), "processes": self.accelerator.num_processes,
+            "seed": recipe.seed, "init": getattr(recipe, "init", None), **self.figures,
+        }  # fmt: skip
+        with self._averaged():
+            self.task.export(self.folder / "model", card)
 
     def _save(self) -> None:
         self._check_finite()
