@@ -29,9 +29,15 @@ _CONV = {"mlp": "conv", "position_table": [32, 32]}  # the released 16×16 model
 PRESETS = {
     "scenes": Preset(
         {
-            "classes": 2560, "grid": [8, 8], "width": 160, "depth": 6, "heads": 5, "condition": "text", "context_width": 160,
+            "classes": 2560,
+            "grid": [8, 8],
+            "width": 160,
+            "depth": 6,
+            "heads": 5,
+            "condition": "text",
+            "context_width": 160,
             "neighbours": True,
-        },  # fmt: skip
+        },
         4_347_200,
         "the built-in world, 64x64 pictures",
     ),
