@@ -28,7 +28,7 @@ def test_what_is_not_there_or_damaged_is_one_sentence(tmp_path: Path) -> None:
     save_part(PatchVQ(classes=24, factor=4, dim=6), tmp_path / "b")
     weights = tmp_path / "a" / "part.safetensors"
     weights.write_bytes((tmp_path / "b" / "part.safetensors").read_bytes())
-    with pytest.raises(TesseraError, match="does not fit its part.json"):
+    with pytest.raises(TesseraError, match=r"does not fit its part\.json"):
         load_part("codec", CODECS, tmp_path / "a")
     weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(TesseraError, match="cannot be read"):
