@@ -97,6 +97,11 @@ def test_image_to_image_record(model: Model) -> None:
     assert record.init is not None
 
 
+def test_half_precision_is_recorded(model: Model) -> None:
+    picture = model.text_to_image(PROMPT, seed=0, precision="bfloat16")[0]
+    assert Record.of(picture).precision == "bfloat16"
+
+
 def test_pictures_come_batch_by_batch(model: Model) -> None:
     steps = 0
 

@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 __all__ = ["new_file", "write_file", "write_folder"]
@@ -21,7 +21,7 @@ def write_file(path: Path) -> Iterator[Path]:
         yield part
         _flush(part)
         part.replace(path)
-        _flush(path.parent)
+        _flush_folder(path.parent)
     finally:
         part.unlink(missing_ok=True)
 
@@ -41,7 +41,7 @@ def new_file(path: Path) -> Iterator[Path]:
             if path.exists():
                 raise FileExistsError(path) from None
             part.replace(path)
-        _flush(path.parent)
+        _flush_folder(path.parent)
     finally:
         part.unlink(missing_ok=True)
 
@@ -57,11 +57,12 @@ def write_folder(folder: Path) -> Iterator[Path]:
     try:
         yield part
         for path in part.rglob("*"):
-            _flush(path)
+            if path.is_file():
+                _flush(path)
         if folder.exists():
             folder.rename(aside)
         part.rename(folder)
-        _flush(folder.parent)
+        _flush_folder(folder.parent)
         shutil.rmtree(aside, ignore_errors=True)
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -69,6 +70,11 @@ def write_folder(folder: Path) -> Iterator[Path]:
 
 def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name}-{secrets.token_hex(4)}.part")
+
+
+def _flush_folder(path: Path) -> None:
+    with suppress(OSError):  # some systems cannot flush a folder
+        _flush(path)
 
 
 def _flush(path: Path) -> None:

@@ -25,7 +25,7 @@ from tessera.record import Record
 from tessera.samplers.loop import Callback
 from tessera.samplers.registry import sampler_name, token_sampler
 
-__all__ = ["DEFAULT_STRENGTH", "PRECISIONS", "Model", "load", "override", "settings_of", "torch_device"]
+__all__ = ["DEFAULT_STRENGTH", "PRECISIONS", "Model", "load", "override", "settings_of", "torch_device", "whole_number"]
 
 Prompt = str | int | None
 """Words, a class label, or None for models that take no prompt."""
@@ -128,7 +128,7 @@ class Model:
             callback: called after every step of every batch with its `Progress`; raise to cancel.
 
         Raises:
-            UsageError: an argument out of range, before any work.
+            UsageError: an argument out of range, before the first step.
         """
         if strength is not None and init is None:
             raise UsageError("strength says how much to change a picture, but none is given: give init too")
@@ -165,10 +165,6 @@ class Model:
         whole_number("index", index, 0)
         seed = secrets.randbelow(2**32) if seed is None else seed
         whole_number("seed", seed, 0)
-        if settings.steps is not None and settings.steps > flow.process.steps:
-            raise UsageError(f"steps must be between 1 and {flow.process.steps} for this model, not {settings.steps}")
-        if init is None and settings.start < 1:
-            raise UsageError(f"start {settings.start} begins from a picture, but none is given: give init too")
         if precision not in PRECISIONS:
             raise UsageError(suggest("precision", precision, PRECISIONS))
         if precision == "auto":

@@ -75,7 +75,6 @@ def test_train_without_a_recipe(run: Run, tmp_path: Path) -> None:
     assert "none.yaml" in result.sentence
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_evaluation_of_scenes(run: Run, folder: Path, tmp_path: Path) -> None:
     arguments = ["evaluate", "scenes", "--model", folder, "-n", 3, "--batch-size", 2, "--steps", 2]
     answer = run(*arguments, "--json", "-o", tmp_path / "out").json

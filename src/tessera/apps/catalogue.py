@@ -23,7 +23,7 @@ def models(as_json: AsJSON = False, debug: Debug = False) -> None:
         print_json({"models": about, "samplers": sorted(SAMPLERS)})
         return
     for name, values in about.items():
-        print(f"{name}: " + ", ".join(f"{key} {shown(value)}" for key, value in values.items() if key not in ("name", "card", "folder")))
+        print(f"{name}: {values['family']}, {values['size']}, {values['weights']['all'] / 1e6:.1f} M weights; {shown(values['defaults'])}")
     if not about:
         print("no bundled model in this installation")
     print(f"samplers: {', '.join(sorted(SAMPLERS))}")

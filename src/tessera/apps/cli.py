@@ -73,7 +73,7 @@ def _explain(error: Exception) -> int:
     if isinstance(error, BrokenPipeError):  # the reader of our output has left
         sys.stdout = None
         return 1
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "not enough memory" in str(error):
         say("tessera: out of memory: give a smaller --batch-size or --size")
         return 1
     say(f"tessera: internal error ({type(error).__name__}: {error}); please report it with what --debug shows")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tessera.apps.console import print_json, progress_bar
+from tessera.apps.console import print_json, progress_bar, shown_warnings
 from tessera.apps.options import (
     AsJSON,
     Debug,
@@ -75,7 +75,7 @@ def scenes(
     if target is not None:
         target.check(3 * loaded.size[0] * loaded.size[1] + 4096, count)
 
-    with progress_bar("evaluating", count, "pictures") as bar:
+    with shown_warnings(), progress_bar("evaluating", count, "pictures") as bar:
         done = 0
 
         def after_step(progress: "Progress") -> None:
