@@ -190,8 +190,10 @@ def test_a_folder_with_other_things_is_refused(tmp_path: Path) -> None:
 def test_a_finished_run_started_again_does_nothing_and_a_longer_one_goes_on(tmp_path: Path) -> None:
     run = train(write(tmp_path, CODEC))
     before = metrics(run)
+    (run / ".model-0a1b.part").mkdir()  # as a kill leaves it
     train(write(tmp_path, CODEC))
     assert metrics(run) == before
+    assert not list(run.glob(".*.part"))
     train(write(tmp_path, CODEC, steps=10))
     assert [line["step"] for line in metrics(run)] == list(range(1, 11))
 

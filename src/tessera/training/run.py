@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -45,6 +46,7 @@ def train(recipe_path: str | Path, overrides: Sequence[str] = ()) -> Path:
         torch.manual_seed(derive_seed(recipe.seed, "weights"))
         task = make_task(recipe, recipe.size or picture_size(data))
         if main:
+            _remove_leftovers(folder)
             _write_recipe(folder, recipe)
         accelerator = make_accelerator(recipe, folder)
         if isinstance(recipe, FlowRecipe | NullPromptRecipe) and recipe.token_cache is not None:
@@ -103,6 +105,15 @@ def _check_folder(folder: Path) -> None:
         others = {path.name for path in folder.iterdir()}
         if others and "run.lock" not in others and "recipe.yaml" not in others:
             raise UsageError(f"the folder {folder} holds other things than a run ({sorted(others)[0]}): set another `out`")
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Half-written files of a run that was killed."""
+    for path in [*folder.glob(".*.part"), *folder.glob("panel/.*.part")]:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _write_recipe(folder: Path, recipe: Recipe) -> None:
