@@ -91,7 +91,8 @@ class Model:
             "truncation": self.defaults.truncation, "temperature": self.defaults.temperature,
         }  # fmt: skip
         about = {"name": self.name, "family": self.family, "size": list(self.size), "defaults": defaults, "card": self.card}
-        self.weights = write_model(Path(folder), about, self.flows, dtype, overwrite)
+        written = write_model(Path(folder), about, self.flows, dtype, overwrite)
+        self.weights = written if dtype == "float32" else self.weights  # rounded weights are not the ones that draw here
         return Path(folder)
 
     def text_to_image(
@@ -188,13 +189,16 @@ class Model:
         init: Image.Image | None,
         callback: Callback | None,
     ) -> Iterator[Image.Image]:
-        start = None if init is None else to_tensor(init, record.size)[None].to(self.device)
+        start = None
+        if init is not None:
+            with torch.inference_mode():  # in float32, because rounding could change a token
+                start = flow.codec.encode(to_tensor(init, record.size)[None].to(self.device))
         for first in range(0, len(rows), batch_size):
             prompts = rows[first : first + batch_size]
             indices = range(record.index + first, record.index + first + len(prompts))
             with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=record.precision == "bfloat16"):
-                tokens_0 = None if start is None else flow.codec.encode(start).expand(len(prompts), -1)
-                tokens = flow.sample(prompts, grid, settings, Draws(record.seed, indices, self.device), callback, tokens_0)
+                draws = Draws(record.seed, indices, self.device)
+                tokens = flow.sample(prompts, grid, settings, draws, callback, None if start is None else start.expand(len(prompts), -1))
             with torch.inference_mode():
                 # One by one: a picture's last bits must not depend on the batch it was decoded in.
                 images = [flow.codec.decode(row[None], grid)[0] for row in tokens]
