@@ -1,5 +1,6 @@
 """The command line. Nothing heavy is imported before a command needs it, so that help and errors of usage come at once."""
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -44,6 +45,8 @@ def options(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command and leaves with its exit code: 0, 1 (failure), 2 (usage), 130 (Ctrl-C)."""
+    # Before torch is imported. Threads that wait sleep: spinning, the default, multiplies the time on a machine with other work.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     given = list(sys.argv[1:] if arguments is None else arguments)
     sys.exit(_run(given, debug="--debug" in given))
 
