@@ -58,7 +58,7 @@ def main() -> None:
         drawing = ["generate", prompt, "-n", "4", "--steps", "25", "--seed", "0", "--model", options.model, "-o", folder, "--json"]
         measured = [
             measure("tessera --help", ["--help"], options.runs, 0.5, None),
-            measure("4 pictures, 25 steps", drawing, options.runs, 8.0, 1200.0),
+            measure("4 pictures, 25 steps, defaults", drawing, options.runs, 8.0, 1200.0),
             measure("4 pictures, 25 steps, guidance 3", [*drawing, "--guidance", "3"], options.runs, 8.0, 1200.0),
         ]
     load = os.getloadavg()[0]
