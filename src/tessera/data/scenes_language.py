@@ -106,7 +106,9 @@ def describe(scene: Scene, rng: random.Random) -> Caption:
     """One of the many captions of a scene. It always names every thing; size, relation, region and background may be left out."""
     from tessera.data.scenes import PICTURE
 
-    things, relations, region = list(scene.things), (), None
+    things = list(scene.things)
+    relations: tuple[Relation, ...] = ()
+    region = None
     alike = len(things) > 1 and len({(thing.shape, thing.colour) for thing in things}) == 1
     if alike:
         mentions: tuple[Mention, ...] = (_mention(things[0], rng, len(things)),)
