@@ -74,7 +74,7 @@ def draw(model: "Model", request: Request, settings: "SamplingSettings", target:
 def save_sheet(drawn: Drawn, n: int, target: OutputFolder) -> Path:
     """The contact sheet of what was drawn: a row per prompt where that fits."""
     columns = n if 1 < n <= 8 else math.ceil(math.sqrt(len(drawn.pictures)))
-    labels = [f"{path.stem.rsplit('-', 1)[1]} {'' if made.prompt is None else made.prompt}" for path, made in drawn.pictures]
+    labels = [f"{path.stem.rsplit('-', 1)[1]}: {'' if made.prompt is None else made.prompt}" for path, made in drawn.pictures]
     return target.save(contact_sheet([path for path, _ in drawn.pictures], labels, columns), "sheet")
 
 

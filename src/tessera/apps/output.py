@@ -19,7 +19,8 @@ __all__ = ["OutputFolder", "contact_sheet"]
 SLUG_LENGTH = 48
 CELL = 128  # pixels: smaller pictures are enlarged to this on a contact sheet
 SHEET = 4096  # pixels: the longest side of a contact sheet
-GAP, LABEL = 8, 18
+GAP, LINE, LINES = 8, 14, 2
+LABEL = LINE * LINES + 4
 
 
 class OutputFolder:
@@ -83,7 +84,7 @@ def slug(prompt: str) -> str:
 
 
 def contact_sheet(paths: Sequence[Path], labels: Sequence[str], columns: int) -> Image.Image:
-    """All pictures in a grid, each above its label, cut to the width of its cell."""
+    """All pictures in a grid, each above its label."""
     pictures = [open_picture(path) for path in paths]
     rows = math.ceil(len(pictures) / columns)
     width, height = pictures[0].size
@@ -96,14 +97,26 @@ def contact_sheet(paths: Sequence[Path], labels: Sequence[str], columns: int) ->
         x, y = GAP + i % columns * (width + GAP), GAP + i // columns * (height + LABEL + GAP)
         filter_ = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
         sheet.paste(picture.resize((width, height), filter_), (x, y))
-        draw.text((x, y + height + 2), cut(label, font, width), fill="black", font=font)
+        for line, text in enumerate(wrap(label, font, width)):
+            draw.text((x, y + height + 2 + line * LINE), text, fill="black", font=font)
     return sheet
 
 
-def cut(label: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int) -> str:
-    """As much of `label` as fits `width` pixels."""
-    if font.getlength(label) <= width:
-        return label
-    while label and font.getlength(label + "…") > width:
-        label = label[:-1]
-    return label.rstrip() + "…"
+def wrap(label: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int) -> list[str]:
+    """`label` in at most `LINES` lines of `width` pixels; what does not fit the last one is cut."""
+    lines = [""]
+    for word in label.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and len(lines) < LINES and font.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return [_cut(line, font, width) for line in lines]
+
+
+def _cut(line: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int) -> str:
+    if font.getlength(line) <= width:
+        return line
+    while line and font.getlength(line + "…") > width:
+        line = line[:-1]
+    return line.rstrip() + "…"
