@@ -105,4 +105,4 @@ def scenes(
     print(f"right: {fidelity.right:.1%} of {count} held-out prompts, every clause (standard error {fidelity.standard_error:.1%})")
     for clause in ("things", "clean", "relation", "region", "background"):
         share = shares[clause]
-        print(f"{clause}: " + ("no prompt states one" if share is None else f"{share:.1%}"))
+        print(f"{clause}: " + ("nothing to judge" if share is None else f"{share:.1%}"))
