@@ -11,7 +11,8 @@ from tessera.nn.linear import Linear
 
 __all__ = ["CrossAttention", "KeysValues", "SelfAttention", "attend"]
 
-# Up to this many scores per head (tokens × tokens) training on a CPU keeps the score matrix.
+# Up to this many scores per head (queries × keys) training on a CPU keeps the score matrix. Forward and backward, explicit against
+# fused, in ms per core: bfloat16 5 / 26 at 64 tokens (32 images, 5 heads), 37 / 42 at 256 (8, 8); float32 7 / 8 and 44 / 31.
 _EXPLICIT_SCORES = 256 * 256
 
 
@@ -22,8 +23,8 @@ def attend(
     mask: Bool[Tensor, "#b 1 1 m"] | None = None,
 ) -> Float[Tensor, "b heads n d"]:
     """softmax(q kᵀ / √d) v. Keys where `mask` is False get no weight."""
-    # The backward pass of the fused kernel on CPUs takes 40 % of a training step at 64 tokens; keeping the scores makes the
-    # whole step 1.6 times faster there. Without gradients, or with many tokens, the fused kernel is faster and needs less memory.
+    # The fused kernel's backward pass on CPUs took 40 % of a training step at 64 tokens in bfloat16; keeping the scores makes the whole
+    # step 1.6 times faster (73 pictures per second and core in place of 46, at width 192). Without gradients the fused one is faster.
     if torch.is_grad_enabled() and q.device.type == "cpu" and q.shape[2] * k.shape[2] <= _EXPLICIT_SCORES:
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
         if mask is not None:

@@ -12,7 +12,7 @@ from tessera.nn.linear import Linear
 
 __all__ = ["ACTIVATIONS", "ConvMLP", "LinearMLP", "SigmoidGELU"]
 
-_TOKENS = 512
+_TOKENS = 256
 
 
 class SigmoidGELU(nn.Module):
@@ -47,7 +47,7 @@ class LinearMLP(nn.Module):
         if torch.is_grad_enabled():
             return self.down(self.activation(self.up(x)))
         # A part of the tokens at a time: the hidden features then stay in the cache. At 2048 tokens of width 1024 the
-        # activation costs 6 ms in place of 57, and the layer 8 MB of memory in place of 100.
+        # activation costs 6 ms in place of 57, and the layer 4 MB of memory in place of 100.
         out = torch.empty_like(x)
         for part, result in zip(x.flatten(0, 1).split(_TOKENS), out.flatten(0, 1).split(_TOKENS), strict=True):
             result.copy_(self.down(self.activation(self.up(part))))
