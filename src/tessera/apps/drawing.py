@@ -2,7 +2,7 @@
 
 import math
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,14 +48,14 @@ class Drawn:
     interrupted: bool = False
 
 
-def draw(model: "Model", request: Request, settings: "SamplingSettings", target: OutputFolder) -> Drawn:
-    """Draws and saves batch by batch. Ctrl-C stops after the present step."""
+def draw(model: "Model", request: Request, settings: "SamplingSettings", target: OutputFolder, stop_if_asked: Callable[[], None]) -> Drawn:
+    """Draws and saves batch by batch; `stop_if_asked` (see `interruptible`) is called after every step."""
     drawn = Drawn()
-    with shown_warnings(), progress_bar("drawing", request.total, "pictures") as bar, interruptible() as check:
+    with shown_warnings(), progress_bar("drawing", request.total, "pictures") as bar:
 
         def after_step(progress: "Progress") -> None:
             bar.set(len(drawn.pictures) + len(progress.x) * progress.index / progress.total)
-            check()
+            stop_if_asked()
 
         stream = model.stream(
             request.prompts, request.n, request.seed, settings, size=request.size, batch_size=request.batch_size, init=request.init,
@@ -80,14 +80,14 @@ def save_sheet(drawn: Drawn, n: int, target: OutputFolder) -> Path:
 
 @contextmanager
 def interruptible() -> Iterator["Interruption"]:
-    """Ctrl-C is noted and raised by the next `check`, so that a file in the making is finished; a second one acts at once."""
+    """Ctrl-C is noted, and raised where the interruption is called, so that imports and files are finished; a second one acts at once."""
     interruption = Interruption()
     before = signal.getsignal(signal.SIGINT)
 
     def note(*_: Any) -> None:
         interruption.asked = True
         signal.signal(signal.SIGINT, before)
-        say("stopping after this step; Ctrl-C again stops at once")
+        say("stopping soon; Ctrl-C again stops at once")
 
     signal.signal(signal.SIGINT, note)
     try:

@@ -65,7 +65,7 @@ def generate(
 ) -> None:
     """Draws pictures of prompts. Each PNG carries its prompt, seed and every setting; --from makes it again."""
     # Whatever can be known to be wrong is said before the weights are read.
-    from tessera.apps.drawing import Request, draw, save_sheet
+    from tessera.apps.drawing import Request, draw, interruptible, save_sheet
     from tessera.apps.output import OutputFolder
     from tessera.apps.prompts import gather_prompts
     from tessera.model_folder import find, read_description
@@ -91,17 +91,19 @@ def generate(
     target = OutputFolder(output, overwrite)
     target.check(picture_bytes=3 * height * width + 4096, count=request.total)
 
-    from tessera.model import DEFAULT_STRENGTH, load, settings_of
+    with interruptible() as stop_if_asked:
+        from tessera.model import DEFAULT_STRENGTH, load, settings_of
 
-    loaded = load(folder, device)
-    if old and old.weights and loaded.weights != old.weights:
-        say(f"warning: {source} was made with other weights of model {old.model!r}, so the result differs from it")
-    base = settings_of(old) if old else loaded.defaults
-    if start_picture is not None and strength is None:
-        strength = old.start if old and old.init else DEFAULT_STRENGTH
-    settings = chosen_settings(base, method, sampler, steps, guidance, truncation, temperature, strength)
-    drawn = draw(loaded, request, settings, target)
-    sheet_path = save_sheet(drawn, n, target) if sheet and len(drawn.pictures) > 1 else None
+        loaded = load(folder, device)
+        if old and old.weights and loaded.weights != old.weights:
+            say(f"warning: {source} was made with other weights of model {old.model!r}, so the result differs from it")
+        base = settings_of(old) if old else loaded.defaults
+        if start_picture is not None and strength is None:
+            strength = old.start if old and old.init else DEFAULT_STRENGTH
+        settings = chosen_settings(base, method, sampler, steps, guidance, truncation, temperature, strength)
+        stop_if_asked()
+        drawn = draw(loaded, request, settings, target, stop_if_asked)
+        sheet_path = save_sheet(drawn, n, target) if sheet and len(drawn.pictures) > 1 else None
     report(drawn, request.total, output, sheet_path, time.monotonic() - started, as_json)
     if drawn.interrupted:
         raise typer.Exit(INTERRUPTED)
