@@ -35,8 +35,10 @@ lint: $(INSTALLED)  ## style, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(INSTALLED)  ## time and memory to the first picture, and of start-up
+bench: $(INSTALLED)  ## time and memory: first picture and start-up; a step beside its network; a COCO-sized step against diffusers
 	$(BIN)/python benchmarks/generate.py
+	$(BIN)/python -m benchmarks.sampler_overhead
+	$(BIN)/python benchmarks/vq_step.py
 
 clean:  ## removes .venv and caches; keeps out/ and runs/
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -27,6 +27,7 @@ def save_part(part: Any, folder: Path, card: Mapping[str, Any] | None = None) ->
         (fresh / CONFIG).write_text(json.dumps(part.config, indent=1) + "\n", encoding="utf-8")
         (fresh / CARD).write_text(json.dumps(dict(card or {}), indent=1) + "\n", encoding="utf-8")
         save_file({name: value.detach().cpu().contiguous() for name, value in part.state_dict().items()}, fresh / WEIGHTS)
+        (fresh / WEIGHTS).chmod((fresh / CONFIG).stat().st_mode)  # safetensors writes files that only the owner can read
 
 
 def load_part(kind: str, table: Mapping[str, str], folder: str | Path) -> nn.Module:
