@@ -104,6 +104,9 @@ def test_drawn_times_follow_their_distribution_and_carry_their_probability() -> 
     uniform = DiscreteLoss(loss.process, time_sampling="uniform")
     uniform.load_state_dict(loss.state_dict())
     assert torch.equal(uniform.time_distribution(), torch.full((5,), 0.2))
+    mixed = DiscreteLoss(loss.process, time_sampling="mixed")
+    mixed.load_state_dict(loss.state_dict())
+    torch.testing.assert_close(mixed.time_distribution(), (loss.time_distribution() + 0.2) / 2)
 
 
 def test_statistics_are_a_running_mean_square_and_the_last_of_equal_times_counts() -> None:

@@ -27,6 +27,8 @@ from tessera.randomness import Draws
 
 __all__ = ["DiscreteLoss", "LossOutput"]
 
+TIME_SAMPLING = ("importance", "uniform", "mixed")
+
 
 @dataclass(frozen=True)
 class LossOutput:
@@ -74,7 +76,7 @@ class DiscreteLoss(nn.Module):
         adaptive_auxiliary: weigh the auxiliary loss by 2 - (t - 1)/T.
         mask_weight: weights of masked and of unmasked tokens in the KL and the cross-entropy.
         vb_weight: weight of the bound; at 0 only the cross-entropy is computed, without any [B, N, K + 1] posterior.
-        time_sampling: "importance" or "uniform".
+        time_sampling: "importance", "uniform", or "mixed": half of each, so that no time is forgotten.
     """
 
     history: Float[Tensor, " times"]
@@ -90,11 +92,11 @@ class DiscreteLoss(nn.Module):
         time_sampling: str = "importance",
     ) -> None:
         super().__init__()
-        if time_sampling not in ("importance", "uniform"):
-            raise UsageError(suggest("time sampling", time_sampling, ["importance", "uniform"]))
+        if time_sampling not in TIME_SAMPLING:
+            raise UsageError(suggest("time sampling", time_sampling, TIME_SAMPLING))
         if vb_weight < 0 or auxiliary_weight < 0 or vb_weight == auxiliary_weight == 0:
             raise UsageError("the loss needs vb_weight and auxiliary_weight >= 0, at least one of them positive")
-        if process.steps < 2 and vb_weight > 0 and time_sampling == "importance":
+        if process.steps < 2 and vb_weight > 0 and time_sampling != "uniform":
             raise UsageError("importance sampling of times needs a process of at least two steps")
         self.process = process
         self.auxiliary_weight, self.adaptive_auxiliary, self.vb_weight = auxiliary_weight, adaptive_auxiliary, vb_weight
@@ -118,7 +120,8 @@ class DiscreteLoss(nn.Module):
             return torch.full_like(self.history, 1.0 / self.process.steps)
         weight = (self.history + 1e-10).sqrt() + 1e-4
         weight[0] = weight[1]  # the original's: the term of t = 1 is a likelihood, of another scale
-        return weight / weight.sum()
+        importance = weight / weight.sum()
+        return importance if self.time_sampling == "importance" else (importance + 1.0 / self.process.steps) / 2
 
     def draw_times(self, batch: int, draws: Draws) -> tuple[Int[Tensor, " b"], Float[Tensor, " b"]]:
         """Times t in 1..T and their probabilities p_t."""

@@ -130,7 +130,7 @@ class VariationalLoss(Section):
     auxiliary_weight: float = Field(default=5e-4, description="weight of the cross-entropy of x_0", ge=0)
     adaptive_auxiliary: bool = Field(default=True, description="weigh the cross-entropy by 2 - (t - 1)/T")
     mask_weight: tuple[float, float] = Field(default=(1.0, 1.0), description="weights of masked and of other positions")
-    time_sampling: Literal["importance", "uniform"] = Field(default="importance", description="how times are drawn")
+    time_sampling: Literal["importance", "uniform", "mixed"] = Field(default="importance", description="how times are drawn")
 
 
 class FlowModel(Section):
