@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tessera.data.scenes import Scene, Thing
 
-__all__ = ["NUMBERS", "REGIONS", "RELATIONS", "VOCABULARY", "Caption", "Mention", "Relation", "describe", "region_of", "relation_holds"]
+__all__ = [
+    "NUMBERS", "REGIONS", "RELATIONS", "VOCABULARY", "Caption", "Mention", "Relation", "describe", "phrase", "region_of", "relation_holds",
+]  # fmt: skip
 
 NUMBERS = {1: "a", 2: "two", 3: "three"}
 RELATIONS = {
@@ -90,7 +92,8 @@ def _pick(rng: random.Random, items: Sequence[str]) -> str:
     return items[int(rng.random() * len(items))]
 
 
-def _phrase(mention: Mention) -> str:
+def phrase(mention: Mention) -> str:
+    """ "two large red circles"."""
     size = f"{mention.size} " if mention.size else ""
     shape = mention.shape if mention.count == 1 else ("crosses" if mention.shape == "cross" else mention.shape + "s")
     words = f"{size}{mention.colour} {shape}"
@@ -112,10 +115,10 @@ def describe(scene: Scene, rng: random.Random) -> Caption:
     alike = len(things) > 1 and len({(thing.shape, thing.colour) for thing in things}) == 1
     if alike:
         mentions: tuple[Mention, ...] = (_mention(things[0], rng, len(things)),)
-        text = _phrase(mentions[0])
+        text = phrase(mentions[0])
     elif len(things) == 1:
         mentions = (_mention(things[0], rng),)
-        text = _phrase(mentions[0])
+        text = phrase(mentions[0])
         if rng.random() < 0.5:
             region = region_of(things[0].centre, PICTURE)
             text = f"{text} {REGIONS[region]}"
@@ -123,7 +126,7 @@ def describe(scene: Scene, rng: random.Random) -> Caption:
         order = sorted(range(len(things)), key=lambda _: rng.random())
         things = [things[i] for i in order]
         mentions = tuple(_mention(thing, rng) for thing in things)
-        phrases = [_phrase(mention) for mention in mentions]
+        phrases = [phrase(mention) for mention in mentions]
         holding = [kind for kind in RELATIONS if relation_holds(kind, things[0].centre, things[1].centre)]
         if holding and rng.random() < 0.7:
             kind = _pick(rng, holding)

@@ -20,7 +20,7 @@ from scipy import ndimage
 from tessera.data.scenes import BACKGROUNDS, COLOURS, LATTICE, SHAPES, SIZES, mask
 from tessera.data.scenes_language import Caption, Mention, Relation, region_of, relation_holds
 
-__all__ = ["Found", "Reading", "Verdict", "judge", "judge_pictures", "read_picture"]
+__all__ = ["SLACK", "Found", "Reading", "Verdict", "fits", "judge", "judge_pictures", "read_picture"]
 
 COLOUR_TOLERANCE = 60.0
 """Largest distance in RGB (0..255) between a core's median and the palette's colour."""
@@ -30,6 +30,8 @@ SPOT_TOLERANCE = 0.17
 """Largest mean |coverage - mask| over any 4 x 4 pixels: finds local damage that the sum forgives."""
 CLEAN_TOLERANCE = 24.0
 """Largest distance in RGB from the background, averaged over 2 x 2 pixels, outside the things."""
+SLACK = 2.0
+"""How many pixels a relation of centres read from a picture may lack. True centres lie on multiples of 4, so none of theirs changes."""
 
 
 @dataclass(frozen=True)
@@ -144,13 +146,14 @@ def read_picture(picture: UInt8[np.ndarray, "3 h w"]) -> Reading:
     return Reading(background, tuple(things), clean)
 
 
-def _matches(mention: Mention, found: Found) -> bool:
+def fits(mention: Mention, found: Found) -> bool:
+    """Whether the thing can be one of those mentioned."""
     return mention.shape == found.shape and mention.colour == found.colour and mention.size in (None, found.size)
 
 
 def _related(relation: Relation, wanted: Sequence[int], order: Sequence[Found]) -> bool:
     first, second = (order[wanted.index(mention)].centre for mention in (relation.first, relation.second))
-    return relation_holds(relation.kind, first, second, slack=2)
+    return relation_holds(relation.kind, first, second, SLACK)
 
 
 def judge(reading: Reading, caption: Caption, picture: int = 64) -> Verdict:
@@ -159,7 +162,7 @@ def judge(reading: Reading, caption: Caption, picture: int = 64) -> Verdict:
     things = relation = region = None
     if len(wanted) == len(reading.things):
         mentions = [caption.mentions[i] for i in wanted]
-        fitting = [order for order in permutations(reading.things) if all(map(_matches, mentions, order))]
+        fitting = [order for order in permutations(reading.things) if all(map(fits, mentions, order))]
         things = bool(fitting)
         if things and caption.relations:
             relation = any(all(_related(r, wanted, order) for r in caption.relations) for order in fitting)
