@@ -10,12 +10,11 @@ import torch
 from PIL import Image
 
 from tessera import __version__
+from tessera.drawing import Drawing, draw
 from tessera.errors import UsageError, suggest
 from tessera.flow import Flow, SamplingSettings
-from tessera.guidance.inpaint import Known
 from tessera.model_weights import write_model
-from tessera.pictures import fingerprint, to_picture, to_tensor, upright_rgb
-from tessera.randomness import Draws
+from tessera.pictures import fingerprint, upright_rgb
 from tessera.record import Record
 from tessera.repainting import Repaint, place_of
 from tessera.samplers.loop import Callback
@@ -266,6 +265,33 @@ class Model:
 
         repaint: the picture of which part is drawn anew; it gives the size, and is where a start below 1 begins.
         """
+        whole_number("batch_size", batch_size, 1)
+        drawing = self.drawing(prompts, n, seed, settings, size=size, init=init, repaint=repaint, precision=precision, index=index)
+        numbers = range(len(drawing))
+        return (
+            picture
+            for first in range(0, len(drawing), batch_size)
+            for picture in draw([(drawing, number) for number in numbers[first : first + batch_size]], callback)
+        )
+
+    def drawing(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        n: int,
+        seed: int | None,
+        settings: SamplingSettings,
+        *,
+        size: tuple[int, int] | None = None,
+        init: Image.Image | None = None,
+        repaint: Repaint | None = None,
+        precision: str = "auto",
+        index: int = 0,
+    ) -> Drawing:
+        """What `stream` draws batch by batch, to be drawn by `drawing.draw` together with pictures of other requests.
+
+        Raises:
+            UsageError: as `text_to_image`.
+        """
         flow = self.drawing_flow
         if repaint is not None:
             size = (repaint.picture.height, repaint.picture.width)
@@ -276,7 +302,6 @@ class Model:
         if settings.invert and init is None:
             raise UsageError("invert encodes a picture as noise, but none is given: give init too")
         whole_number("n, the number of pictures,", n, 1)
-        whole_number("batch_size", batch_size, 1)
         whole_number("index", index, 0)
         seed = secrets.randbelow(2**32) if seed is None else seed
         whole_number("seed", seed, 0)
@@ -291,42 +316,7 @@ class Model:
         )  # fmt: skip
         if repaint is not None:
             record = replace(record, picture=repaint.picture_sha256, mask=repaint.mask_sha256, feather=repaint.feather, place=repaint.place)
-            init = repaint.picture
-        return self._batches(flow, rows, grid, settings, record, batch_size, init, repaint, callback)
-
-    def _batches(
-        self,
-        flow: Flow,
-        rows: list[Prompt],
-        grid: tuple[int, ...],
-        settings: SamplingSettings,
-        record: Record,
-        batch_size: int,
-        init: Image.Image | None,
-        repaint: Repaint | None,
-        callback: Callback | None,
-    ) -> Iterator[Image.Image]:
-        start = known = None
-        if init is not None:
-            with torch.inference_mode():  # in float32, because rounding could change a token
-                start = flow.codec.encode(to_tensor(init, record.size)[None].to(self.device))
-        if repaint is not None and start is not None:
-            keep = repaint.keep(flow.codec.factor).to(self.device)
-            known = Known(start[0], keep) if keep.any() else None
-            start = start if settings.start < 1 else None
-        for first in range(0, len(rows), batch_size):
-            prompts = rows[first : first + batch_size]
-            indices = range(record.index + first, record.index + first + len(prompts))
-            with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=record.precision == "bfloat16"):
-                draws = Draws(record.seed, indices, self.device)
-                first_x = None if start is None else start.expand(len(prompts), *start.shape[1:])
-                latents = flow.sample(prompts, grid, settings, draws, callback, first_x, known)
-            with torch.inference_mode():
-                # One by one: a picture's last bits must not depend on the batch it was decoded in.
-                images = [flow.decode(row[None], grid)[0] for row in latents]
-            for index, prompt, image in zip(indices, prompts, images, strict=True):
-                drawn = to_picture(image)
-                yield replace(record, index=index, prompt=prompt).attach(drawn if repaint is None else repaint.composite(drawn))
+        return Drawing(flow, rows, grid, settings, record, init, repaint)
 
     @staticmethod
     def _prompts(flow: Flow, prompts: Prompt | Sequence[Prompt], settings: SamplingSettings) -> list[Prompt]:

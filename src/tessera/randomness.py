@@ -44,14 +44,21 @@ class Draws:
     """Random numbers for a batch, one independent stream per image.
 
     Args:
-        seed: the request's seed.
-        indices: the number of each image of this batch within the request.
+        seed: the request's seed, or that of each image's request where a batch serves several.
+        indices: the number of each image of this batch within its request.
         device: where results are put.
     """
 
-    def __init__(self, seed: int, indices: Sequence[int], device: torch.device | str = "cpu") -> None:
+    def __init__(self, seed: int | Sequence[int], indices: Sequence[int], device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
-        self.generators = [torch.Generator().manual_seed(derive_seed(seed, index)) for index in indices]
+        seeds = [seed] * len(indices) if isinstance(seed, int) else seed
+        self.generators = [torch.Generator().manual_seed(derive_seed(*pair)) for pair in zip(seeds, indices, strict=True)]
+
+    def rows(self, rows: Sequence[int]) -> "Draws":
+        """Those of some images of the batch: their streams go on here."""
+        own = Draws(0, [], self.device)
+        own.generators = [self.generators[row] for row in rows]
+        return own
 
     def uniform(self, *shape: int) -> Float[Tensor, "b ..."]:
         """float64 values in [0, 1) of shape [B, *shape]; `shape` is the shape for one image."""

@@ -37,6 +37,7 @@ class Progress:
     t: the time reached; 0 after the last step.
     x: at that time: tokens [B, N], of which masked positions hold K, or floats [B, …].
     posterior: what the step's last call of the denoiser said: log p(x_0 | x_t) [B, N, K], or an `Estimate` of floats.
+    calls: of the denoiser so far.
     """
 
     index: int
@@ -44,6 +45,7 @@ class Progress:
     t: float | int
     x: Tensor
     posterior: Tensor | Estimate
+    calls: int
 
     def x_0(self) -> Tensor:
         """For a preview, computed when asked for: x with the most probable class at every masked position, or the estimated floats."""
@@ -62,8 +64,11 @@ def drive(
 ) -> Tensor:  # fmt: skip
     """x after all steps of a plan. Denoiser, process and sampler are all of the state space of x."""
     posterior: list[Tensor | Estimate] = []
+    calls = 0
 
     def observed(x_t: Tensor, t: Tensor) -> Tensor | Estimate:
+        nonlocal calls
+        calls += 1
         posterior.clear()  # before the network runs, which needs the memory
         posterior.append(predict(x_t, t))
         return posterior[0]
@@ -72,7 +77,7 @@ def drive(
     for index, step in enumerate(plan, start=1):
         x, state = sampler.step(predict if callback is None else observed, process, x, step, state, draws)
         if callback is not None:
-            callback(Progress(index, len(plan), step.s, x, posterior[0]))
+            callback(Progress(index, len(plan), step.s, x, posterior[0], calls))
     return x
 
 
