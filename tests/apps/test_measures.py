@@ -228,8 +228,18 @@ def test_variations_of_scenes_are_compared_with_them(evaluate: Run, tmp_path: Pa
     assert all((tmp_path / "out" / verdict["picture"]).is_file() for verdict in verdicts)
 
 
-@pytest.mark.parametrize("options", [[], ["--unconditional"]])
-def test_variations_need_a_model_that_takes_pictures(evaluate: Run, unconditional: Path, options: list[str]):
-    result = evaluate("scenes", "--model", unconditional, "--variations", *options)
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--variations"], "has no flow image_to_image, but text_to_image"),
+        (["--captions"], "has no flow image_to_text"),
+        (["--rewrites"], "has no flow text_to_text"),
+        (["--variations", "--unconditional"], "--unconditional and --variations are different measures"),
+        (["--captions", "--rewrites"], "choose one"),
+        (["--captions", "-n", 0], "count must be a whole number from 1"),
+    ],
+)
+def test_a_measure_needs_its_flow(run: Run, unconditional: Path, options: list[object], sentence: str) -> None:
+    result = run("evaluate", "scenes", "--model", unconditional, *options)
     assert (result.code, result.out) == (2, "")
-    assert "--variations" in result.err
+    assert sentence in result.sentence

@@ -4,13 +4,10 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from PIL import Image
 from scipy import ndimage
 
 from tessera.data.scenes import COLOURS, LATTICE, Scenes, render
 from tessera.data.scenes_language import Caption, Mention, Relation
-from tessera.errors import UsageError
-from tessera.evaluation.scenes_fidelity import evaluate_scenes, held_out_captions
 from tessera.evaluation.scenes_judge import judge, judge_pictures, read_picture
 
 COUNT = 150
@@ -109,26 +106,3 @@ def test_each_clause_is_judged_by_itself() -> None:
     more = Caption(caption.text, (first, Mention(second.shape, second.colour, second.size, count=2)), caption.relations)
     assert not judge(reading, more).things
     assert judge(reading, more).relation is None
-
-
-def test_fidelity_of_perfect_and_of_blank_pictures() -> None:
-    truth = Scenes("held-out", seed=1000)
-    by_caption = {truth.describe(index)[1].text: render(truth.describe(index)[0]) for index in range(60)}
-
-    def perfect(prompts: list[str], seed: int) -> list[Image.Image]:
-        return [Image.fromarray(by_caption[prompt].transpose(1, 2, 0)) for prompt in prompts]
-
-    def blank(prompts: list[str], seed: int) -> list[Image.Image]:
-        return [Image.new("RGB", (64, 64), "white") for _ in prompts]
-
-    seen: list[int] = []
-    fidelity, judged = evaluate_scenes(perfect, 60, batch=25, progress=lambda done, total: seen.append(done))
-    assert seen == [25, 50, 60]
-    assert [caption.text for caption, _, _ in judged] == [caption.text for caption in held_out_captions(60)]
-    assert fidelity.right >= 0.95
-    assert evaluate_scenes(blank, 20)[0].right == 0
-
-
-def test_no_prompts_are_refused() -> None:
-    with pytest.raises(UsageError, match="at least 1"):
-        held_out_captions(0)

@@ -9,25 +9,19 @@ import typer
 import tessera
 from tessera.apps.console import print_json, say
 from tessera.apps.measuring import (
-    BatchSize,
-    Cache,
     Count,
-    Extractor,
-    NoCache,
+    FeatureOptions,
     Output,
-    Prompts,
     Reference,
     ReferenceCount,
     Samples,
-    Size,
     against,
     finish,
     make_bench,
-    make_measurer,
     progress_of,
 )
-from tessera.apps.options import AsJSON, Debug, Device, Precision
-from tessera.apps.picture_sets import Named
+from tessera.apps.option_lists import takes
+from tessera.apps.options import AsJSON, Debug
 from tessera.errors import TesseraError, UsageError
 
 __all__ = ["compare", "fid", "kid", "prdc", "statistics"]
@@ -39,49 +33,42 @@ def _warn_of_few(count: int, width: int) -> None:
             "the same number; kid has no such bias")  # fmt: skip
 
 
+@takes(FeatureOptions)
 def fid(
     samples: Samples,
     reference: Reference,
     count: Count = None,
     reference_count: ReferenceCount = None,
-    extractor: Extractor = "scenes",
-    size: Size = None,
-    prompts: Prompts = None,
     output: Output = None,
-    cache: Cache = None,
-    no_cache: NoCache = False,
-    batch_size: BatchSize = 50,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    as_json: AsJSON = False,
-    debug: Debug = False,
+    *,
+    options: FeatureOptions,
 ) -> None:
     """Fréchet distance of features: 0 is the same distribution. The reference may be a file that `evaluate statistics` wrote."""
     from tessera.evaluation.fid import frechet_distance
     from tessera.evaluation.measuring import read_statistics
     from tessera.evaluation.reports import Report, recipe_of
 
-    measurer = make_measurer(extractor, device, batch_size, cache, no_cache)
-    named = Named(size, prompts, device, precision, batch_size)
+    measurer = options.measurer()
     if Path(reference).is_file():
         known = read_statistics(Path(reference), measurer.extractor)
         if reference_count not in (None, known.origin.count):
             raise UsageError(f"the statistics in {reference} are of {known.origin.count} pictures, not of {reference_count}")
-        measured = named.pictures(samples)
+        measured = options.named.pictures(samples)
         wanted = count or (known.origin.count if measured.count is None else None)
         with progress_of(measured, wanted) as step:
             made = measurer.statistics(measured, wanted, step)
     else:
-        made, known = make_bench(samples, reference, named, measurer, count, reference_count).statistics()
+        made, known = make_bench(samples, reference, options, measurer, count, reference_count).statistics()
     _warn_of_few(min(made.origin.count, known.origin.count), measurer.extractor.width)
     found = frechet_distance(made.values, known.values)
     report = Report(
         "fid", {"fid": found.distance, **{name: value for name, value in asdict(found).items() if name != "distance"}},
         recipe_of(known.origin, made.origin), made.origin.pictures, tessera.__version__,
     )  # fmt: skip
-    finish(report, f"FID {found.distance:.4f} {against(report)}", output, as_json)
+    finish(report, f"FID {found.distance:.4f} {against(report)}", output, options.as_json)
 
 
+@takes(FeatureOptions)
 def kid(
     samples: Samples,
     reference: Reference,
@@ -89,83 +76,60 @@ def kid(
     reference_count: ReferenceCount = None,
     subsets: Annotated[int, typer.Option(help="Random subsets that are averaged over.")] = 100,
     subset_size: Annotated[int, typer.Option(help="Pictures in a subset.")] = 1000,
-    extractor: Extractor = "scenes",
-    size: Size = None,
-    prompts: Prompts = None,
     output: Output = None,
-    cache: Cache = None,
-    no_cache: NoCache = False,
-    batch_size: BatchSize = 50,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    as_json: AsJSON = False,
-    debug: Debug = False,
+    *,
+    options: FeatureOptions,
 ) -> None:
     """Kernel distance of features: 0 is the same distribution, whatever the number of pictures."""
     from tessera.evaluation.kid import SEED, kernel_distance
     from tessera.evaluation.reports import Report, recipe_of
 
-    measurer = make_measurer(extractor, device, batch_size, cache, no_cache)
-    named = Named(size, prompts, device, precision, batch_size)
-    fake, real = make_bench(samples, reference, named, measurer, count, reference_count).features()
+    measurer = options.measurer()
+    fake, real = make_bench(samples, reference, options, measurer, count, reference_count).features()
     found = kernel_distance(fake.values, real.values, subsets, subset_size)
     recipe = recipe_of(real.origin, fake.origin, subsets=subsets, subset_size=subset_size, seed=SEED)
     report = Report("kid", {"kid": found.mean, "deviation": found.deviation}, recipe, fake.origin.pictures, tessera.__version__)
-    finish(report, f"KID {found.mean:.6f} (deviation over subsets {found.deviation:.6f}) {against(report)}", output, as_json)
+    finish(report, f"KID {found.mean:.6f} (deviation over subsets {found.deviation:.6f}) {against(report)}", output, options.as_json)
 
 
+@takes(FeatureOptions)
 def prdc(
     samples: Samples,
     reference: Reference,
     k: Annotated[int, typer.Option("-k", help="Neighbours that make a ball; 3 in Unleashing Transformers.")] = 5,
     count: Count = None,
     reference_count: ReferenceCount = None,
-    extractor: Extractor = "scenes",
-    size: Size = None,
-    prompts: Prompts = None,
     output: Output = None,
-    cache: Cache = None,
-    no_cache: NoCache = False,
-    batch_size: BatchSize = 50,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    as_json: AsJSON = False,
-    debug: Debug = False,
+    *,
+    options: FeatureOptions,
 ) -> None:
     """Precision, recall, density and coverage of features: are the samples like the reference, and do they reach all of it?"""
     from tessera.evaluation.prdc import prdc as measure
     from tessera.evaluation.reports import Report, recipe_of
 
-    measurer = make_measurer(extractor, device, batch_size, cache, no_cache)
-    named = Named(size, prompts, device, precision, batch_size)
-    fake, real = make_bench(samples, reference, named, measurer, count, reference_count, equal=True).features()
+    measurer = options.measurer()
+    fake, real = make_bench(samples, reference, options, measurer, count, reference_count, equal=True).features()
     found = asdict(measure(real.values, fake.values, k))
     report = Report("prdc", found, recipe_of(real.origin, fake.origin, k=k), fake.origin.pictures, tessera.__version__)
-    finish(report, ", ".join(f"{name} {value:.4f}" for name, value in found.items()) + f" {against(report)}, k = {k}", output, as_json)
+    numbers = ", ".join(f"{name} {value:.4f}" for name, value in found.items())
+    finish(report, f"{numbers} {against(report)}, k = {k}", output, options.as_json)
 
 
+@takes(FeatureOptions)
 def statistics(
     pictures: Samples,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Where they go: a .safetensors file.")],
     count: Count = None,
-    extractor: Extractor = "scenes",
-    size: Size = None,
-    prompts: Prompts = None,
-    cache: Cache = None,
-    no_cache: NoCache = False,
-    batch_size: BatchSize = 50,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    as_json: AsJSON = False,
-    debug: Debug = False,
+    *,
+    options: FeatureOptions,
 ) -> None:
     """Mean and covariance of the features of pictures, to measure FID against without the pictures."""
-    measurer = make_measurer(extractor, device, batch_size, cache, no_cache)
-    measured = Named(size, prompts, device, precision, batch_size).pictures(pictures)
+    measurer = options.measurer()
+    measured = options.named.pictures(pictures)
     with progress_of(measured, count) as step:
         made = measurer.statistics(measured, count, step)
     made.save(output)
-    if as_json:
+    if options.as_json:
         print_json(asdict(made.origin))
     else:
         print(f"{output}: statistics of {made.origin.count} pictures of {measured.name}")

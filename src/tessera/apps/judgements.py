@@ -8,42 +8,21 @@ from typing import Annotated
 import typer
 
 import tessera
-from tessera.apps.measuring import (
-    DEFAULT,
-    SETS,
-    BatchSize,
-    Cache,
-    Count,
-    Extractor,
-    NoCache,
-    Output,
-    Prompts,
-    Samples,
-    Size,
-    against,
-    finish,
-    make_measurer,
-    progress_of,
-)
-from tessera.apps.options import AsJSON, Debug, Device, Precision
-from tessera.apps.picture_sets import Named
+from tessera.apps.measuring import DEFAULT, SETS, Count, FeatureOptions, Output, Samples, SetOptions, against, finish, progress_of
+from tessera.apps.option_lists import takes
 
 __all__ = ["clip_score", "neighbours", "reconstruction"]
 
 
+@takes(SetOptions)
 def clip_score(
     pictures: Annotated[str, typer.Argument(help=f"Pictures with words: {SETS}. PNG files that Tessera drew of prompts have theirs.")],
     clip: Annotated[str, typer.Option(metavar="FILE|ID", help="The encoder: OpenAI's file, a folder or a hub id.")],
     merges: Annotated[Path | None, typer.Option(metavar="FILE", help="The merges of CLIP's tokenizer, where --clip is a file.")] = None,
     count: Count = None,
-    size: Size = None,
-    prompts: Prompts = None,
     output: Output = None,
-    batch_size: BatchSize = 50,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    as_json: AsJSON = False,
-    debug: Debug = False,
+    *,
+    options: SetOptions,
 ) -> None:
     """How well pictures fit their words: 100 times the mean cosine of their CLIP embeddings, negative ones counting as 0."""
     from tessera.evaluation.clip_score import clip_score as measure
@@ -51,15 +30,15 @@ def clip_score(
     from tessera.evaluation.reports import Report
     from tessera.model import torch_device, whole_number
 
-    whole_number("batch_size", batch_size, 1)
+    whole_number("batch_size", options.batch_size, 1)
     if count is not None:
         whole_number("count", count, 1)
     features = JointFeatures(clip, merges)
-    features.encoder.to(torch_device(device))
-    measured = Named(size, prompts, device, precision, batch_size).pictures(pictures)
+    features.encoder.to(torch_device(options.device))
+    measured = options.named.pictures(pictures)
     wanted = count or (DEFAULT if measured.count is None else None)
     with progress_of(measured, wanted) as step:
-        found = measure(measured, features.encoder, wanted, batch_size, step)
+        found = measure(measured, features.encoder, wanted, options.batch_size, step)
     recipe = {
         "extractor": features.about(),
         "prompts_sha256": found.prompts,
@@ -68,22 +47,17 @@ def clip_score(
     }
     values = {"clip_score": found.score, "cosine": found.cosine, "standard_error": found.standard_error}
     report = Report("clip-score", values, recipe, measured.about, tessera.__version__)
-    finish(report, f"CLIP score {found.score:.3f} of {found.count} pictures of {measured.name} with their words", output, as_json)
+    finish(report, f"CLIP score {found.score:.3f} of {found.count} pictures of {measured.name} with their words", output, options.as_json)
 
 
+@takes(FeatureOptions, batch_size=16)
 def reconstruction(
     codec: Annotated[str, typer.Argument(help="A model whose codec is measured, a trained codec's folder or a released file.")],
     pictures: Annotated[str, typer.Argument(help=f"What goes through it: {SETS}.")],
     count: Count = None,
-    extractor: Extractor = "scenes",
-    size: Size = None,
     output: Output = None,
-    cache: Cache = None,
-    no_cache: NoCache = False,
-    batch_size: BatchSize = 16,
-    device: Device = "auto",
-    as_json: AsJSON = False,
-    debug: Debug = False,
+    *,
+    options: FeatureOptions,
 ) -> None:
     """What a codec keeps: FID of reconstructions against the pictures themselves, and PSNR in dB."""
     from tessera.evaluation.fid import frechet_distance
@@ -91,10 +65,10 @@ def reconstruction(
     from tessera.evaluation.reports import Report, recipe_of
     from tessera.model import torch_device
 
-    measurer = make_measurer(extractor, device, batch_size, cache, no_cache)
-    originals = Named(size, batch_size=batch_size).pictures(pictures)
+    measurer = options.measurer()
+    originals = options.named.pictures(pictures)
     wanted = count or (DEFAULT if originals.count is None else None)
-    reconstructed = Reconstructed(originals, load_codec(codec).to(torch_device(device)), batch_size)
+    reconstructed = Reconstructed(originals, load_codec(codec).to(torch_device(options.device)), options.batch_size)
     with progress_of(reconstructed, wanted) as step:
         made = measurer.statistics(reconstructed, wanted, step)
     with progress_of(originals, wanted) as step:
@@ -102,9 +76,10 @@ def reconstruction(
     found = frechet_distance(made.values, real.values).distance
     values = {"fid": found, "psnr": reconstructed.psnr}
     report = Report("reconstruction", values, recipe_of(real.origin, made.origin), made.origin.pictures, tessera.__version__)
-    finish(report, f"reconstruction FID {found:.4f}, PSNR {reconstructed.psnr:.2f} dB {against(report)}", output, as_json)
+    finish(report, f"reconstruction FID {found:.4f}, PSNR {reconstructed.psnr:.2f} dB {against(report)}", output, options.as_json)
 
 
+@takes(FeatureOptions)
 def neighbours(
     samples: Samples,
     training: Annotated[str, typer.Argument(help=f"Among which the nearest are looked for: {SETS}.")],
@@ -116,16 +91,8 @@ def neighbours(
         typer.Option(metavar="FILE", help="Near by LPIPS of AlexNet: its files of weights, repeatable; by features otherwise."),
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the picture of pairs and the list.")] = Path("neighbours"),
-    extractor: Extractor = "scenes",
-    size: Size = None,
-    prompts: Prompts = None,
-    cache: Cache = None,
-    no_cache: NoCache = False,
-    batch_size: BatchSize = 50,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    as_json: AsJSON = False,
-    debug: Debug = False,
+    *,
+    options: FeatureOptions,
 ) -> None:
     """The training pictures nearest to samples, side by side: does the model repeat what it has seen?"""
     from PIL import Image
@@ -138,17 +105,16 @@ def neighbours(
 
     whole_number("n, the number of samples,", n, 1)
     whole_number("k, the number of neighbours,", k, 1)
-    named = Named(size, prompts, device, precision, batch_size)
-    among = named.pictures(training, samples)
+    among = options.named.pictures(training, samples)
     wanted = training_count or (DEFAULT if among.count is None else None)
-    measured = named.pictures(samples, training)
-    shown = [image for batch in measured.batches(n, batch_size) for image in batch.image]
+    measured = options.named.pictures(samples, training)
+    shown = [image for batch in measured.batches(n, options.batch_size) for image in batch.image]
     with progress_of(among, wanted) as step:
         if lpips:
-            network = load_lpips(lpips).to(torch_device(device))
-            found = neighbours_by_lpips(shown, among, network, k, wanted, batch_size, step)
+            network = load_lpips(lpips).to(torch_device(options.device))
+            found = neighbours_by_lpips(shown, among, network, k, wanted, options.batch_size, step)
         else:
-            measurer = make_measurer(extractor, device, batch_size, cache, no_cache)
+            measurer = options.measurer()
             found = neighbours_by_features(shown, among, measurer, k, wanted, step)
     target = OutputFolder(output, overwrite=True)
     height, width = shown[0].shape[1:]
@@ -162,10 +128,10 @@ def neighbours(
         labels += [f"sample {number}", *(f"{neighbour.index}: {neighbour.distance:.4g}" for neighbour in row)]
         listed.append({"sample": written[0].name, "nearest": [asdict(neighbour) for neighbour in row]})
     sheet = target.save(contact_sheet(paths, labels, k + 1), "neighbours")
-    answer = {"samples": measured.about, "training": among.about, "by": "lpips" if lpips else extractor, "pairs": listed}
+    answer = {"samples": measured.about, "training": among.about, "by": "lpips" if lpips else options.extractor, "pairs": listed}
     with write_file(target.path / "neighbours.json") as part:
         part.write_text(json.dumps(answer, indent=2) + "\n", encoding="utf-8")
-    if as_json:
+    if options.as_json:
         print_json({**answer, "sheet": str(sheet)})
         return
     print(sheet)

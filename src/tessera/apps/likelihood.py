@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import tessera
-from tessera.apps.measuring import DEFAULT, SETS, BatchSize, Count, Output, Size, finish, progress_of
-from tessera.apps.options import AsJSON, Debug, Device
-from tessera.apps.picture_sets import Named
+from tessera.apps.measuring import DEFAULT, SETS, Count, Output, SetOptions, finish, progress_of
+from tessera.apps.option_lists import takes
 from tessera.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["likelihood"]
 
 
+@takes(SetOptions, batch_size=16)
 def likelihood(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A bundled model, a model folder or a released file.")],
     pictures: Annotated[str, typer.Argument(help=f"Held-out pictures: {SETS}.")],
@@ -25,12 +25,9 @@ def likelihood(
     bits: Annotated[int, typer.Option(help="Of a value of a picture: 8, as in files; 5 is how Unleashing Transformers counts.")] = 8,
     seed: Annotated[int, typer.Option(help="Fixes the masks.")] = 0,
     codec: Annotated[Path | None, typer.Option(metavar="FILE", help="The VQGAN of a released sampler, where it is not beside it.")] = None,
-    size: Size = None,
     output: Output = None,
-    batch_size: BatchSize = 16,
-    device: Device = "auto",
-    as_json: AsJSON = False,
-    debug: Debug = False,
+    *,
+    options: SetOptions,
 ) -> None:
     """A bound on -log p of pictures: in bits per token, and in bits per dimension where the codec has a head for likelihoods."""
     from tessera.evaluation.likelihood import evaluate_likelihood
@@ -39,16 +36,16 @@ def likelihood(
     from tessera.loading import load
     from tessera.model import whole_number
 
-    for what, value, least in (("batch_size", batch_size, 1), ("bits", bits, 1), ("seed", seed, 0), ("count", count or 1, 1)):
+    for what, value, least in (("batch_size", options.batch_size, 1), ("bits", bits, 1), ("seed", seed, 0), ("count", count or 1, 1)):
         whole_number(what, value, least)
-    loaded = load(model, device, codec=codec)
+    loaded = load(model, options.device, codec=codec)
     flow = loaded.flows.get("text_to_image")
     if not isinstance(flow, TokenFlow):
         raise UsageError(f"the likelihood is that of models of tokens, and {loaded.name!r} is none")
-    measured = Named(size, None, device, "float32", batch_size).pictures(pictures)
+    measured = options.named.pictures(pictures)
     wanted = count or (DEFAULT if measured.count is None else None)
     with progress_of(measured, wanted) as step:
-        batches = ((batch.image.float() / 127.5 - 1, batch.prompts) for batch in measured.batches(wanted, batch_size))
+        batches = ((batch.image.float() / 127.5 - 1, batch.prompts) for batch in measured.batches(wanted, options.batch_size))
         found = evaluate_likelihood(flow, batches, seed=seed, times=times, bits=bits, progress=step)
     recipe = {"model": loaded.name, "weights": loaded.weights, "bits": bits, "times": found.times, "seed": seed, "pictures": found.pictures}
     values = {"bits_per_token": found.bits_per_token, "bits_per_token_error": found.bits_per_token_error}
@@ -56,7 +53,7 @@ def likelihood(
         values |= {"bits_per_dimension": found.bits_per_dimension, "bits_per_dimension_error": found.bits_per_dimension_error}
         values |= {"decoder": found.decoder}
     report = Report("likelihood", values, recipe, measured.about, tessera.__version__)
-    finish(report, _sentence(found, measured.name), output, as_json)
+    finish(report, _sentence(found, measured.name), output, options.as_json)
 
 
 def _sentence(found: "Likelihood", name: str) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tessera.apps.console import print_json, progress_bar, shown_warnings
+from tessera.apps.options import AsJSON, Debug, Device, Precision
 from tessera.apps.picture_sets import Named
 from tessera.errors import UsageError
 
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from tessera.evaluation.reports import Report
 
 __all__ = [
-    "DEFAULT", "SETS", "BatchSize", "Bench", "Cache", "Count", "Extractor", "NoCache", "Output", "Prompts", "Reference", "ReferenceCount",
-    "Samples", "Size", "against", "finish", "make_bench", "make_measurer", "progress_of",
+    "DEFAULT", "SETS", "Bench", "Count", "FeatureOptions", "Output", "Reference", "ReferenceCount", "Samples", "SetOptions", "against",
+    "finish", "make_bench", "progress_of",
 ]  # fmt: skip
 
 DEFAULT = 5000
@@ -32,22 +33,57 @@ Count = Annotated[
     typer.Option("--count", "-n", help=f"Pictures of either side; all unless given, and {DEFAULT} where neither side has an end."),
 ]
 ReferenceCount = Annotated[int | None, typer.Option(help="Pictures of the reference, where it is to have another number.")]
-Extractor = Annotated[
-    str,
-    typer.Option(metavar="NAME[:WEIGHTS]", help="Whose features count: scenes (included), inception:FILE, dinov2:FOLDER, clip:FILE."),
-]
-Size = Annotated[
-    int | None, typer.Option(help="Side in pixels that pictures of folders are resized and cropped to first; as they are unless given.")
-]
-Prompts = Annotated[
-    str | None, typer.Option(metavar="FILE|data:…", help="What a model draws; the captions of a dataset on the other side unless given.")
-]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write the number and its recipe to this JSON file.")]
-Cache = Annotated[
-    Path | None, typer.Option(metavar="FOLDER", help="Where features are kept; tessera/features in the user's cache unless given.")
-]
-NoCache = Annotated[bool, typer.Option("--no-cache", help="Keep no features.")]
-BatchSize = Annotated[int, typer.Option(help="Pictures computed together: speed and memory.")]
+
+
+@dataclass(frozen=True)
+class SetOptions:
+    """Of every command that measures sets of pictures: how they are made, see `Named`."""
+
+    size: Annotated[
+        int | None,
+        typer.Option(help="Side in pixels that pictures of folders are resized and cropped to first; as they are unless given."),
+    ] = None
+    prompts: Annotated[
+        str | None,
+        typer.Option(metavar="FILE|data:…", help="What a model draws; the captions of a dataset on the other side unless given."),
+    ] = None
+    batch_size: Annotated[int, typer.Option(help="Pictures computed together: speed and memory.")] = 50
+    device: Device = "auto"
+    precision: Precision = "auto"
+    as_json: AsJSON = False
+    debug: Debug = False
+
+    @property
+    def named(self) -> Named:
+        return Named(self.size, self.prompts, self.device, self.precision, self.batch_size)
+
+
+@dataclass(frozen=True)
+class FeatureOptions(SetOptions):
+    """Of those that compare features too."""
+
+    extractor: Annotated[
+        str,
+        typer.Option(metavar="NAME[:WEIGHTS]", help="Whose features count: scenes (included), inception:FILE, dinov2:FOLDER, clip:FILE."),
+    ] = "scenes"
+    cache: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where features are kept; tessera/features in the user's cache unless given.")
+    ] = None
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no features.")] = False
+
+    def measurer(self) -> "Measurer":
+        """Raises UsageError for options that mean nothing together."""
+        from tessera.checkpoints.hashes import cache_folder
+        from tessera.evaluation.extractors import make_extractor
+        from tessera.evaluation.measuring import Measurer
+        from tessera.model import torch_device, whole_number
+
+        whole_number("batch_size", self.batch_size, 1)
+        if self.no_cache and self.cache is not None:
+            raise UsageError("--no-cache keeps no features, so --cache has no meaning: leave one of them out")
+        place = None if self.no_cache else self.cache or cache_folder() / "features"
+        return Measurer(make_extractor(self.extractor, torch_device(self.device)), place, self.batch_size)
 
 
 @dataclass(frozen=True)
@@ -80,20 +116,6 @@ def progress_of(pictures: "PictureSet", count: int | None) -> Iterator[Callable[
         yield lambda done: bar.set(done)
 
 
-def make_measurer(extractor: str, device: str, batch_size: int, cache: Path | None, no_cache: bool) -> "Measurer":
-    """The measurer that the options describe."""
-    from tessera.checkpoints.hashes import cache_folder
-    from tessera.evaluation.extractors import make_extractor
-    from tessera.evaluation.measuring import Measurer
-    from tessera.model import torch_device, whole_number
-
-    whole_number("batch_size", batch_size, 1)
-    if no_cache and cache is not None:
-        raise UsageError("--no-cache keeps no features, so --cache has no meaning: leave one of them out")
-    place = None if no_cache else cache or cache_folder() / "features"
-    return Measurer(make_extractor(extractor, torch_device(device)), place, batch_size)
-
-
 def _counts(
     samples: "PictureSet", reference: "PictureSet", count: int | None, reference_count: int | None, least: int, equal: bool = False
 ) -> tuple[int | None, int | None]:
@@ -108,12 +130,12 @@ def _counts(
 
 
 def make_bench(
-    samples: str, reference: str, named: Named, measurer: "Measurer", count: int | None, reference_count: int | None, least: int = 2,
+    samples: str, reference: str, options: SetOptions, measurer: "Measurer", count: int | None, reference_count: int | None, least: int = 2,
     equal: bool = False,
 ) -> Bench:  # fmt: skip
     """Both sides and how many of each."""
-    against = named.pictures(reference, samples)
-    measured = named.pictures(samples, reference)
+    against = options.named.pictures(reference, samples)
+    measured = options.named.pictures(samples, reference)
     return Bench(measurer, measured, against, _counts(measured, against, count, reference_count, least, equal))
 
 

@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import permutations
+from typing import Any
 
 from tessera.data.scenes import BACKGROUNDS, COLOURS, PICTURE, SHAPES, SIZES, Scene
 from tessera.data.scenes_language import NUMBERS, REGIONS, RELATIONS, Caption, Mention, Relation, phrase, region_of, relation_holds
@@ -103,6 +104,11 @@ class CaptionVerdict:
     def right(self) -> bool:
         """Every clause holds, and nothing of the picture is left out."""
         return self.verdict is not None and self.verdict.right
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON values: clauses by their words."""
+        clauses = {str(clause): holds for clause, holds in self.clauses}
+        return {"right": self.right, "understood": self.caption is not None, "clauses": clauses}
 
 
 def _words(text: str) -> str:

@@ -15,7 +15,7 @@ from tessera.evaluation.fid import RunningStatistics, frechet_distance
 from tessera.evaluation.measuring import Measurer
 from tessera.evaluation.picture_sets import DatasetPictures, PictureSet, Shown
 from tessera.evaluation.prdc import PRDC, prdc
-from tessera.evaluation.scenes_fidelity import HELD_OUT_SEED
+from tessera.evaluation.scenes_flows import HELD_OUT_SEED
 from tessera.evaluation.scenes_judge import Reading, read_picture
 
 __all__ = ["Validity", "evaluate_unconditional", "held_out_pictures", "is_scene"]
