@@ -1,7 +1,7 @@
 """Every recorded reference case, through the conformance runner: the copied ones, and all of the shared folder when it is there.
 
 A case of more than 50 million parameters is full-size: opt-in by `pytest -m full`. Families that the runner does not serve yet
-are not collected; a component that it does not know within a family it serves fails, unless it stands in `NOT_BUILT`.
+are not collected; a component that it does not know within a family it serves fails.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ ROOT = Path(__file__).resolve().parents[1]
 COPIED = ROOT / "tests" / "reference"
 SHARED = ROOT.parent / "shared" / "reference"
 FULL_SIZE = 50_000_000
-NOT_BUILT = {("versatile", "applications"): "Versatile Diffusion's whole applications"}
-"""Components that the project lacks."""
 
 
 def _same(case: Path, other: Path) -> bool:
@@ -34,9 +32,7 @@ def collected() -> list[object]:
             if name.parts[0] not in FAMILIES or (root == SHARED and _same(path, COPIED / name)):
                 continue
             case = Case.read(path)
-            marks: list[pytest.MarkDecorator] = [pytest.mark.full] if case.parameters > FULL_SIZE else []
-            if missing := NOT_BUILT.get((case.family, case.component)):
-                marks.append(pytest.mark.skip(reason=f"not built yet: {missing}"))
+            marks = [pytest.mark.full] if case.parameters > FULL_SIZE else []
             parameters.append(pytest.param(path, id=str(name) if root == COPIED else f"shared/{name}", marks=marks))
     return parameters
 

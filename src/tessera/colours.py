@@ -14,10 +14,17 @@ from torch import Tensor
 
 from tessera.errors import UsageError
 
-__all__ = ["adjust_colours", "match_colours"]
+__all__ = ["adjust_colours", "match_colours", "recoloured"]
 
 BINS = 600
 MARGIN = 1e-6
+
+
+def recoloured(image: Float[Tensor, "3 h w"], reference: Float[Tensor, "3 h2 w2"], how: str) -> Float[Tensor, "3 h w"]:
+    """`image` with the colours of `reference`: "none", "match" (`match_colours`), "half" or "histogram" (`adjust_colours`)."""
+    if how == "none":
+        return image
+    return match_colours(image, reference) if how == "match" else adjust_colours(image, reference, histogram=how == "histogram")
 
 
 def match_colours(image: Float[Tensor, "3 h w"], reference: Float[Tensor, "3 h2 w2"]) -> Float[Tensor, "3 h w"]:

@@ -17,6 +17,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tessera.codecs.text_tidying import without_repetition
+from tessera.codecs.text_vae import TextVAE
+from tessera.codecs.text_writing import Writing
 from tessera.contexts.context import Context, ContextEncoder, Unconditional
 from tessera.contexts.joint import JointEncoder, needed
 from tessera.contexts.weighted_prompts import CLIP_WEIGHT, WeightedPrompt, split_prompt
@@ -85,9 +88,12 @@ class FloatFlow(Flow):
 
     @property
     def spacing(self) -> str:
-        """The kind of schedule that spaces the steps unless asked otherwise: latent diffusion's or v-diffusion's own choice."""
-        if isinstance(self.process.schedule, LinearBeta):
+        """The kind of schedule that spaces the steps unless asked otherwise: latent diffusion's or v-diffusion's own choice, or its own."""
+        kind: str = self.process.schedule.config["kind"]
+        if kind == LinearBeta.KIND:
             return Leading.KIND
+        if not hasattr(self.network, "times"):
+            return kind
         return "spliced" if self.network.times[0] == 0 else "ddpm"
 
     def use_clip(self, encoder: JointEncoder) -> None:
@@ -104,7 +110,9 @@ class FloatFlow(Flow):
     def check(self, settings: SamplingSettings) -> None:
         if isinstance(settings.sampler, str):
             float_sampler(settings.sampler)
-        if settings.truncation is not None or settings.temperature != 1:
+        if self.writes:
+            self.writing(settings)
+        elif settings.truncation is not None or settings.temperature != 1:
             name = "temperature" if settings.truncation is None else "truncation"
             raise UsageError(f"{name} is for models of tokens, such as VQ-Diffusion, but this one draws floats: leave it out")
         if settings.clip_guidance:
@@ -126,6 +134,27 @@ class FloatFlow(Flow):
     def decode(self, latents: Float[Tensor, "b ..."], grid: tuple[int, ...]) -> Any:
         """Pictures, or texts, of latents."""
         return self.codec.decode(latents)
+
+    @property
+    def writes(self) -> bool:
+        """Whether its latents are texts'."""
+        return isinstance(self.codec, TextVAE)
+
+    def writing(self, settings: SamplingSettings) -> Writing:
+        """How latents become words. UsageError for settings that do not go together."""
+        if settings.beams == 1 and (settings.truncation is not None or settings.temperature != 1):
+            raise UsageError("temperature and truncation are for words that are drawn: ask for that with beams=0, or leave them out")
+        truncation = settings.truncation
+        return Writing(
+            settings.temperature, top_k=truncation if isinstance(truncation, int) else 0,
+            top_p=truncation if isinstance(truncation, float) else 1.0, greedy=settings.beams == 1, beams=max(1, settings.beams),
+            length=min(Writing.length, self.codec.config["decoder"]["length"]),
+        )  # fmt: skip
+
+    def finish(self, latents: Tensor, grid: tuple[int, ...], prompt: Any, settings: SamplingSettings, draws: Draws) -> Any:
+        if not self.writes:
+            return super().finish(latents, grid, prompt, settings, draws)
+        return without_repetition(self.codec.decode(latents, self.writing(settings), draws)[0])
 
     def predictor(self, context: Context) -> PredictFloat:
         """The denoiser for one context: `predict(x_t, t)` → (x_0, eps). x_t: its rows once or several times."""

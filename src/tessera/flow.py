@@ -48,9 +48,12 @@ class SamplingSettings:
     stride, window_weights, moving_windows: of the windows on a canvas larger than the network's grid, see `Tiling`. Networks that take any
         size draw the canvas whole unless a stride is given.
 
-    Tokens only:
+    Tokens only, those of pictures or of words that a text decoder writes:
     truncation: float in (0, 1]: keep the most probable classes of this mass (top-r); int ≥ 1: keep that many classes (top-k).
     temperature: divides the log-probabilities; 1 is none.
+
+    Words only, of models that write some:
+    beams: 1 takes the most probable next word again and again, more search for the most probable text among so many, 0 draws words.
 
     Floats only:
     spacing: the kind of schedule that spaces the steps evenly, see `gaussian_schedules`, with the shift of the model's own; None: its own.
@@ -73,6 +76,7 @@ class SamplingSettings:
     window_weights: str = "even"
     moving_windows: bool = True
     resample: int = 1
+    beams: int = 1
 
     def __post_init__(self) -> None:
         if isinstance(self.sampler, str):
@@ -88,6 +92,8 @@ class SamplingSettings:
             make_gaussian_schedule(self.spacing)
         if self.resample < 1:
             raise UsageError(f"resample must be a number of passes from 1, not {self.resample}")
+        if self.beams < 0:
+            raise UsageError(f"beams must be 0 (words are drawn) or more, not {self.beams}")
         _ = self.clip, self.tiling
 
     @property
@@ -181,6 +187,10 @@ class Flow(nn.Module):
     def decode(self, latents: Tensor, grid: tuple[int, ...]) -> Float[Tensor, "b 3 h w"]:
         """Pictures of latents over `grid`."""
         raise NotImplementedError
+
+    def finish(self, latents: Tensor, grid: tuple[int, ...], prompt: Any, settings: SamplingSettings, draws: Draws) -> Any:
+        """What one example's latents are in the end: its picture [3, H, W] in [-1, 1], or its text."""
+        return self.decode(latents, grid)[0]
 
     def prepared(self, context: Context) -> Callable[[int], Any]:
         """What the network computes once of a context, for a batch that holds its rows once or, of windows, several times over."""

@@ -3,6 +3,7 @@
 import json
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, PngImagePlugin
 
@@ -21,6 +22,7 @@ class Record:
     version: of Tessera. model, weights: the model's name and the SHA-256 of its weights file (None: never saved).
     prompt: words, a class label, or None. seed, index: the request's seed and the picture's number within the request.
     sampler, steps, guidance, truncation, temperature, start and what has a default: see `SamplingSettings`.
+    blend: what else of pictures and words it is made of, see `contexts.blend.Blend.description`; `prompt` is then its words.
     size: (height, width) in pixels. precision: of matrix products, "float32" or "bfloat16".
     init: SHA-256 of the pixels that an image-to-image run started from (`pictures.fingerprint`).
     picture, mask, feather, place: of a picture that was repainted in part, see `repainting.Repaint`: the SHA-256 of the given one and of
@@ -55,6 +57,8 @@ class Record:
     mask: str | None = None
     feather: int = 0
     place: tuple[int, int] | None = None
+    beams: int = 1
+    blend: dict[str, Any] | None = None
 
     def attach(self, picture: Image.Image) -> Image.Image:
         """The same picture, carrying this record in `picture.info["tessera"]`."""

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from tests.conformance import Component, versatile_contexts, versatile_networks, versatile_pictures, versatile_sampling, versatile_words
+from tests.conformance import (
+    Component,
+    versatile_applications,
+    versatile_contexts,
+    versatile_networks,
+    versatile_pictures,
+    versatile_sampling,
+    versatile_words,
+)
 
 __all__ = ["COMPONENTS"]
 
@@ -12,4 +20,5 @@ COMPONENTS: dict[str, Component] = {
     **versatile_words.COMPONENTS,
     **versatile_pictures.COMPONENTS,
     **versatile_contexts.COMPONENTS,
+    **versatile_applications.COMPONENTS,
 }

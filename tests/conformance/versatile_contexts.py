@@ -12,11 +12,12 @@ from torch import Tensor
 
 from tessera.colours import adjust_colours, match_colours
 from tessera.contexts.clip_tokens import CLIPTokens, picture_input
-from tessera.contexts.focus import RANK, focus, focus_weights, low_rank, without_low_rank
+from tessera.contexts.focus import RANK, directions, focus, focus_weights
 from tessera.contexts.joint import CLIP_MEAN, CLIP_STD, standardise
 from tessera.contexts.prompt_warnings import PromptTruncated
 from tessera.contexts.tokenizer import ClipTokenizer, fix, read_merges
-from tessera.families.versatile.editing import IMAGE_SHARE, edit_contexts, edited
+from tessera.families.versatile.blending import counted, uncounted
+from tessera.families.versatile.editing import edit_blend, edited
 from tessera.families.versatile.parts_checkpoint import clip_config, load_part_state
 from tessera.nn.initialisation import without_initialisation
 from tests.conformance.cases import Case, original_file
@@ -79,7 +80,7 @@ def focused(case: Case) -> dict[str, Tensor]:
         outputs |= {f"level_{level}": focus(case.io["tokens"], level), f"weights_{level}": focus_weights(level, RANK)}
     for old in case.spec["old"]:
         x = case.io["tokens_old"]
-        outputs[old["output"]] = low_rank(x, old["q"]) if "q_remove" not in old else without_low_rank(x, old["q_remove"], old["q"])
+        outputs[old["output"]] = directions(x, old.get("q_remove", 0), old["q"])
     return outputs
 
 
@@ -106,14 +107,16 @@ def _sheet(images: list[Tensor]) -> Tensor:
 
 def edit(case: Case) -> dict[str, Tensor]:
     io = case.io
-    contexts = edit_contexts(io["c_image"], io["u_image"], io["c_text_new"], io["u_text"], io["c_text_positive"])
+    blend = edit_blend(Image.new("RGB", (8, 8)), "new", "added")
+    (seen,) = blend.pictures
+    words = {"new": io["c_text_new"], "added": io["c_text_positive"].expand(len(io["c_text_new"]), -1, -1)}
     return {
         "z_edited": edited(io["z_text"], io["z_negative"], io["z_positive"]),
-        "image_context": contexts.image,
-        "image_context_uncond": contexts.image_null,
-        "text_context": contexts.text,
-        "text_context_uncond": contexts.text_null,
-        "mixed_ratio": torch.tensor([IMAGE_SHARE]),
+        "image_context": counted(io["c_image"], seen),
+        "image_context_uncond": uncounted(io["u_image"], seen),
+        "text_context": torch.cat([words[text] for text in blend.texts], 1),
+        "text_context_uncond": torch.cat([io["u_text"] for _ in blend.texts], 1),
+        "mixed_ratio": torch.tensor([blend.shares[1]]),
         "scale": torch.tensor([GUIDANCE]),
     }
 

@@ -12,10 +12,10 @@ from tessera.families.versatile.kl_checkpoint import kl_config, load_kl
 from tessera.randomness import Draws
 from tests.conformance.cases import Case
 
-__all__ = ["COMPONENTS"]
+__all__ = ["COMPONENTS", "Recorded"]
 
 
-class _Recorded(Draws):
+class Recorded(Draws):
     """Normal values of a recording."""
 
     def __init__(self, values: Tensor) -> None:
@@ -43,7 +43,7 @@ def run_autoencoder(case: Case) -> dict[str, Tensor]:
     nll = (math.log(2 * math.pi) + log_variance + (io["nll_sample"] - mean).square() / log_variance.exp()).flatten(1).sum(1) / 2
     return {
         "moments": torch.cat([mean, raw], 1), "mean": mean, "std": (log_variance / 2).exp(),
-        "latent": codec.encode(image, _Recorded(io["noise"])), "decoded": decoded.clamp(0, 1), "decoded_raw": decoded,
+        "latent": codec.encode(image, Recorded(io["noise"])), "decoded": decoded.clamp(0, 1), "decoded_raw": decoded,
         "kl": kl_from_normal(mean, log_variance), "nll": nll,
     }  # fmt: skip
 

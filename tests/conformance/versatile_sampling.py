@@ -20,7 +20,7 @@ from tests.conformance.cases import Case
 from tests.conformance.v_diffusion_samplers import StoredNormal, Witness
 from tests.conformance.versatile_networks import flow_of
 
-__all__ = ["COMPONENTS"]
+__all__ = ["COMPONENTS", "PROCESS", "times_of"]
 
 SCHEDULE = LinearBeta()
 PROCESS = GaussianProcess(SCHEDULE)

@@ -20,7 +20,7 @@ from tessera.nn.initialisation import without_initialisation
 from tessera.randomness import Draws
 from tests.conformance.cases import Case, original_file
 
-__all__ = ["COMPONENTS"]
+__all__ = ["COMPONENTS", "Recorded", "last_drawn"]
 
 
 class Recorded(Draws):
@@ -83,7 +83,7 @@ def _writing(case: Case, vae: TextVAE, run: dict[str, Any]) -> dict[str, Tensor]
         largest = log_p.exp().topk(2).values
         taken = tokens[1:]
         if len(tokens) == how.length:  # the last one was overwritten
-            taken = torch.cat([taken[:-1], _last(log_p[-1:], how, io.get(f"{name}.u"), row, len(tokens) - 2)])
+            taken = torch.cat([taken[:-1], last_drawn(log_p[-1:], how, io.get(f"{name}.u"), row, len(tokens) - 2)])
         outputs |= {
             f"{name}.{row}.tokens": tokens,
             f"{name}.{row}.log_prob": log_p.gather(1, taken[:, None])[:, 0],
@@ -93,7 +93,7 @@ def _writing(case: Case, vae: TextVAE, run: dict[str, Any]) -> dict[str, Tensor]
     return outputs
 
 
-def _last(log_p: Tensor, how: Writing, u: Tensor | None, row: int, place: int) -> Tensor:
+def last_drawn(log_p: Tensor, how: Writing, u: Tensor | None, row: int, place: int) -> Tensor:
     return log_p.argmax(-1) if u is None else Recorded(u[row : row + 1, place:]).categorical(log_p[None])[0]
 
 

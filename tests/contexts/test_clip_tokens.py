@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tessera.contexts.clip_tokens import CLIPTokens, MaskedPicture, load_clip_tokens, picture_input, seen_of
+from tessera.contexts.blend import MaskedPicture
+from tessera.contexts.clip_tokens import CLIPTokens, load_clip_tokens, picture_input, seen_of
 from tessera.contexts.prompt_warnings import PromptTruncated
 from tessera.contexts.two_towers import TwoTowers
 from tessera.errors import TesseraError, UsageError

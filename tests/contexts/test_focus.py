@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessera.contexts.focus import RANK, focus, focus_weights, low_rank, without_low_rank
+from tessera.contexts.focus import RANK, directions, focus, focus_weights
 from tessera.errors import UsageError
 
 TOKENS = torch.randn(2, 30, 40, generator=torch.Generator().manual_seed(0)) * 3 + 1
@@ -44,8 +44,8 @@ def test_both_ends():
     assert torch.linalg.matrix_rank(centred(focus(TOKENS, 1.0)), rtol=1e-4).tolist() == [5, 5]
 
 
-def test_low_rank_and_what_is_left_add_up():
-    first, rest = low_rank(TOKENS, 7), without_low_rank(TOKENS, 7)
+def test_first_directions_and_the_others_add_up():
+    first, rest = directions(TOKENS, 0, 7), directions(TOKENS, 7, 50)
     assert torch.linalg.matrix_rank(centred(first), rtol=1e-4).tolist() == [7, 7]
     torch.testing.assert_close(first + rest - TOKENS.mean(-1, keepdim=True), TOKENS, atol=1e-4, rtol=1e-4)
 

@@ -4,17 +4,16 @@ import re
 
 __all__ = ["without_doubled_words", "without_repetition"]
 
-GLUE = "\0"
-"""Where a punctuation mark was parted from its word."""
+WORD = re.compile(r"([(\[{]*)(.*?)([?!.,:;)\]}]*)", re.DOTALL)
+"""Opening brackets, what they enclose, and the punctuation marks that end it."""
 
 
 def without_repetition(text: str) -> str:
     """Every sequence of words that follows itself, once: first single words, then sequences of two, of three, …
 
-    A punctuation mark counts as a word ("wait..." → "wait."), so what it ends can be repeated too. Case counts.
+    A punctuation mark at the edge of a word counts as one ("wait..." → "wait."), so what it ends can be repeated too. Case counts.
     """
-    parted = re.sub(r"([(\[{])", rf"\1{GLUE} ", text.replace(GLUE, ""))
-    words = re.sub(r"([?!.,:;)\]}])", rf" {GLUE}\1", parted).split()
+    words = [part for word in text.split() for part in _parted(word)]
     length = 1
     while 2 * length <= len(words):
         start = 0
@@ -24,7 +23,19 @@ def without_repetition(text: str) -> str:
             else:
                 start += 1
         length += 1
-    return " ".join(words).replace(f"{GLUE} ", "").replace(f" {GLUE}", "").replace(GLUE, "")
+    text, glued = "", True
+    for word, sort in words:
+        text += word if glued or sort == "ending" else f" {word}"
+        glued = sort == "opening"
+    return text
+
+
+def _parted(word: str) -> list[tuple[str, str]]:
+    """A word and the marks at its edges: which of them belong together without a space."""
+    found = WORD.fullmatch(word)
+    assert found is not None  # it takes anything
+    opening, middle, ending = found.groups()
+    return [*((mark, "opening") for mark in opening), *([(middle, "word")] if middle else []), *((mark, "ending") for mark in ending)]
 
 
 def without_doubled_words(text: str) -> str:

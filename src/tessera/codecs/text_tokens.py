@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from tessera.contexts.prompt_warnings import UnknownWords, warn_truncated
+from tessera.contexts.prompt_warnings import UnknownWords, valid, warn_truncated
 from tessera.contexts.tokenizer import byte_symbols
 from tessera.contexts.words import split_words
 from tessera.errors import TesseraError, UsageError
@@ -190,14 +190,6 @@ def filled(rows: Sequence[Sequence[int]], value: int) -> Int[Tensor, "b l"]:
     """Rows of different lengths as one tensor, filled up with `value`."""
     length = max(map(len, rows), default=0)
     return torch.tensor([[*row, *[value] * (length - len(row))] for row in rows], dtype=torch.long).reshape(len(rows), length)
-
-
-def valid(text: str) -> str:
-    """The text itself. UsageError when it holds what no file or terminal can mean: half of a UTF-16 pair."""
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        shown = text.encode("ascii", "backslashreplace").decode()
-        raise UsageError(f"the text '{shown}' is not valid Unicode: save or type it as UTF-8")
-    return text
 
 
 def read_wordpieces(path: str | Path) -> list[str]:

@@ -9,7 +9,6 @@ A mask hides parts of a picture: w = [mean of the mask, its mean in each patch] 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,6 +18,7 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
+from tessera.contexts.blend import MaskedPicture
 from tessera.contexts.clip_joint import JointCLIP, load_clip
 from tessera.contexts.context import Context, ContextEncoder
 from tessera.contexts.joint import standardise
@@ -26,25 +26,7 @@ from tessera.contexts.tokenizer import ClipTokenizer, fix
 from tessera.errors import TesseraError, UsageError, suggest
 from tessera.pictures import LIMITS, PictureLimits, as_tensor, upright_rgb
 
-__all__ = ["CLIPTokens", "CLIPView", "MaskedPicture", "load_clip_tokens", "picture_input"]
-
-
-@dataclass(frozen=True)
-class MaskedPicture:
-    """A picture, parts of which do not count. hidden: a picture of the same size; what is white in it is hidden, what is black is seen.
-
-    Raises UsageError when the sizes differ.
-    """
-
-    picture: Image.Image
-    hidden: Image.Image
-
-    def __post_init__(self) -> None:
-        here, there = self.picture.size, self.hidden.size
-        if here != there:
-            raise UsageError(
-                f"the mask has {there[0]}x{there[1]} pixels, its picture {here[0]}x{here[1]}: give a mask of the picture's size"
-            )
+__all__ = ["CLIPTokens", "CLIPView", "load_clip_tokens", "picture_input"]
 
 
 class CLIPTokens(JointCLIP):
@@ -54,6 +36,14 @@ class CLIPTokens(JointCLIP):
     """
 
     kind = "clip-tokens"
+    takes_masks = True
+    towers: ClassVar[dict[str, tuple[str, ...]]] = {
+        "words": ("clip.text_model.", "clip.text_projection."),
+        "states": ("clip.text_model.",),
+        "pictures": ("clip.vision_model.", "clip.visual_projection."),
+        "vectors": ("clip.vision_model.", "clip.visual_projection."),
+    }
+    """How it can be read, see `CLIPView` → how the names of the weights begin that this needs."""
 
     def _tokenizer(self, merges: Sequence[str], length: int) -> ClipTokenizer:
         return ClipTokenizer(merges, length, pad=self.config["text"]["vocabulary"] - 1, cleaned=fix)
@@ -141,7 +131,7 @@ class CLIPView(ContextEncoder):
     """A CLIP as the encoder of words, or of pictures, alone.
 
     Args:
-        whole: the CLIP, of which nothing is read but the tower that is needed.
+        whole: the CLIP, of which nothing is read but the tower that is needed; or what can be read as one (`towers`).
         of: "words" or "pictures", all tokens of which it gives; "states", of words what comes before the projection, as Stable Diffusion
             takes them; "vectors", of a picture its one embedding, as Stable Diffusion's image variation does.
         blank: of pictures, the picture that stands for "no prompt"; see `CLIPTokens.blank`.
@@ -149,24 +139,17 @@ class CLIPView(ContextEncoder):
     UsageError for another kind of prompts.
     """
 
-    TOWERS: ClassVar[dict[str, tuple[str, ...]]] = {
-        "words": ("clip.text_model.", "clip.text_projection."),
-        "states": ("clip.text_model.",),
-        "pictures": ("clip.vision_model.", "clip.visual_projection."),
-        "vectors": ("clip.vision_model.", "clip.visual_projection."),
-    }
-
     whole: Any
 
-    def __init__(self, whole: CLIPTokens, of: str, blank: int | None = None) -> None:
+    def __init__(self, whole: Any, of: str, blank: int | None = None) -> None:
         super().__init__()
-        if of not in self.TOWERS:
-            raise UsageError(suggest("reading of CLIP", of, self.TOWERS))
+        if of not in whole.towers:
+            raise UsageError(suggest("reading of CLIP", of, whole.towers))
         if of != "pictures" and blank is not None:
             raise UsageError(f"a blank picture is for the reading 'pictures', not {of!r}: leave blank out")
         self.config = {"of": of, "blank": blank}
-        self.of, self.reads_words = of, of in ("words", "states")
-        self.whole, self.uses = whole, self.TOWERS[of]
+        self.of, self.reads_words, self.takes_masks = of, of in ("words", "states"), of == "pictures"
+        self.whole, self.uses = whole, whole.towers[of]
         self.width: int = whole.config["text"]["width"] if of == "states" else whole.width
 
     @property

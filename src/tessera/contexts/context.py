@@ -56,6 +56,9 @@ class Context:
 class ContextEncoder(nn.Module):
     """Prompts → `Context`, and the context of "no prompt" for classifier-free guidance."""
 
+    takes_masks = False
+    """Whether a prompt can be a picture of which parts are hidden (`MaskedPicture`)."""
+
     def forward(self, prompts: Sequence[Any]) -> Context:
         raise NotImplementedError
 

@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tessera.errors import UsageError
+from tessera.contexts.blend import check_focus
 
-__all__ = ["RANK", "focus", "focus_weights", "low_rank", "without_low_rank"]
+__all__ = ["RANK", "directions", "focus", "focus_weights"]
 
 RANK = 20
 """Singular values that the focus tells apart."""
@@ -28,8 +28,7 @@ REMOVED, KEPT = 2, 5
 
 def focus_weights(level: float, rank: int = RANK) -> Float[Tensor, " r"]:
     """What the `rank` largest singular values are multiplied with; see `focus`. UsageError for a level outside [0, 1]."""
-    if not 0 <= level <= 1:
-        raise UsageError(f"the focus must be between 0 (what it shows) and 1 (how it looks), not {level:g}")
+    check_focus(level)
     factors = torch.ones(rank, dtype=torch.float64)
     if level < 0.5:
         share = (math.exp(2 * level - 1) - math.exp(-1)) / (1 - math.exp(-1))
@@ -65,17 +64,9 @@ def focus(tokens: Float[Tensor, "b n d"], level: float) -> Float[Tensor, "b n d"
     return changed * (tokens.std((1, 2), keepdim=True) / changed.std((1, 2), keepdim=True).clamp(min=1e-12))
 
 
-def low_rank(tokens: Float[Tensor, "b n d"], rank: int) -> Float[Tensor, "b n d"]:
-    """The means and the first `rank` directions alone: how the picture looks."""
-    return _directions(tokens, 0, rank)
-
-
-def without_low_rank(tokens: Float[Tensor, "b n d"], removed: int, rank: int = 50) -> Float[Tensor, "b n d"]:
-    """The means and the directions number `removed` to `rank` - 1: what the picture shows. As in the first release, nothing beyond them."""
-    return _directions(tokens, removed, rank)
-
-
-def _directions(tokens: Float[Tensor, "b n d"], first: int, last: int) -> Float[Tensor, "b n d"]:
+def directions(tokens: Float[Tensor, "b n d"], first: int, last: int) -> Float[Tensor, "b n d"]:
+    """The means and the directions number `first` to `last` - 1 alone, as the first release does it: from 0 how the picture looks, from a
+    later one what it shows."""
     means = tokens.mean(-1, keepdim=True)
     u, s, v = torch.linalg.svd(tokens - means, full_matrices=False)
     return (u[..., first:last] * s[:, None, first:last]) @ v[:, first:last] + means

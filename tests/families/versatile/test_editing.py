@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from PIL import Image
 
 from tessera.errors import UsageError
-from tessera.families.versatile.editing import edit_contexts, edited
+from tessera.families.versatile.blending import counted, uncounted
+from tessera.families.versatile.editing import edit_blend, edited
 
 Z, REMOVE, ADD = torch.randn(3, 8), torch.randn(1, 8), torch.randn(1, 8)
 
@@ -25,11 +27,12 @@ def test_latents_of_another_size():
         edited(Z, torch.zeros(1, 4))
 
 
-def test_contexts_with_and_without_added_words():
-    image, text = torch.randn(2, 7, 6), torch.randn(2, 5, 6)
-    both = edit_contexts(image, image, text, text, torch.randn(1, 5, 6))
-    assert (both.image.shape, both.text.shape, both.text_null.shape) == ((2, 6, 6), (2, 10, 6), (2, 10, 6))
-    one = edit_contexts(image, image, text, text)
-    assert torch.equal(one.text, text)
-    assert torch.equal(one.text_null, text)
-    assert torch.equal(one.image_null, image[:, 1:])
+def test_what_the_new_picture_is_made_of():
+    picture = Image.new("RGB", (8, 8))
+    both, one = edit_blend(picture, "a red cat", "red"), edit_blend(picture, "a cat", words=0.5)
+    assert (both.texts, one.texts) == (("a red cat", "red"), ("a cat",))
+    assert both.shares == pytest.approx((0.67, 0.33))
+    assert one.shares == (0.5, 0.5)
+    tokens = torch.randn(2, 7, 6)
+    assert counted(tokens, both.pictures[0]).shape == (2, 6, 6)  # its class token is left out
+    assert torch.equal(uncounted(tokens, both.pictures[0]), tokens[:, 1:])

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tessera.contexts.blend import MIXINGS
 from tessera.contexts.context import Context
 from tessera.errors import UsageError, suggest
 from tessera.families.versatile.mixing import Prepared, mix
@@ -23,10 +24,7 @@ from tessera.processes.gaussian import Estimate, GaussianProcess
 from tessera.randomness import Draws
 from tessera.samplers.sampler import PredictFloat
 
-__all__ = ["MIXINGS", "Ingredient", "choose", "composed"]
-
-MIXINGS = ("attention", "layer")
-"""How contexts are mixed; see `mixing`."""
+__all__ = ["Ingredient", "choose", "composed"]
 
 
 class Ingredient(NamedTuple):

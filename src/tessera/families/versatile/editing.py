@@ -2,35 +2,23 @@
 
     z' = z - (z · n) n + p,   n the unit vector of the latent of the words to remove, p the latent of the words to add
 
-The new picture is drawn from two contexts: the first picture's tokens, reduced to how it looks, and the tokens of the new words.
+The new picture is drawn from a blend: of the first picture's tokens how it looks, and the new words followed by the added ones.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 
-from tessera.contexts.focus import low_rank
+from tessera.contexts.blend import LEVELS, Blend, MaskedPicture, Seen
 from tessera.errors import UsageError
 
-__all__ = ["IMAGE_SHARE", "EditContexts", "edit_contexts", "edited"]
+__all__ = ["WORDS_SHARE", "edit_blend", "edited"]
 
-IMAGE_SHARE = 0.33
-"""Weight of the picture's context beside the words'."""
-LOOK_RANK = 10
-
-
-class EditContexts(NamedTuple):
-    """Contexts of a picture and of words, each with its unconditional counterpart."""
-
-    image: Float[Tensor, "b n d"]
-    image_null: Float[Tensor, "b n d"]
-    text: Float[Tensor, "b l d"]
-    text_null: Float[Tensor, "b l d"]
+WORDS_SHARE = 0.67
+"""Of the words beside the picture."""
 
 
 def edited(
@@ -49,18 +37,9 @@ def edited(
     return latents if add is None else latents + add
 
 
-def edit_contexts(
-    image: Float[Tensor, "b n d"],
-    image_null: Float[Tensor, "b n d"],
-    text: Float[Tensor, "b l d"],
-    text_null: Float[Tensor, "b l d"],
-    added: Float[Tensor, "1 l d"] | None = None,
-) -> EditContexts:
-    """Contexts of the second half: the picture's without its class token and at low rank, the new text's followed by the added words'.
-
-    image_null: of a blank picture. text_null: of the empty text. added: of the words to add.
-    """
-    texts, nulls = [text], [text_null]
-    if added is not None:
-        texts, nulls = [text, added.expand(len(text), -1, -1)], [text_null, text_null]
-    return EditContexts(low_rank(image[:, 1:], LOOK_RANK), image_null[:, 1:], torch.cat(texts, 1), torch.cat(nulls, 1))
+def edit_blend(
+    picture: Image.Image | MaskedPicture, text: str, add: str | None = None, words: float = WORDS_SHARE, colour: str = "none"
+) -> Blend:
+    """What the new picture is made of: how the picture looks, and its new `text`. words: their share."""
+    look = Seen(picture, directions=LEVELS[1], class_token=False)
+    return Blend((look,), (text,) if add is None else (text, add), (words, 1 - words), colour=colour)
