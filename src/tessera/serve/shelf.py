@@ -1,0 +1,148 @@
+"""The models that a server offers: the bundled ones, and with `--models DIR` what is found in that folder. No other path is ever opened.
+
+A model is loaded when it is first asked for, and the one that was used longest ago makes room for it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tessera.checkpoints.registry import card_of
+from tessera.errors import TesseraError, UsageError, suggest
+from tessera.model_folder import DESCRIPTION, bundled, read_description
+from tessera.sources import PIPELINE
+
+if TYPE_CHECKING:
+    from tessera.model import Model
+
+__all__ = ["Offer", "Shelf"]
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A model that can be asked for.
+
+    name: that it is asked for by. place: its folder or file. about: its description, where it can be read without loading it, and empty of
+    released files.
+    """
+
+    name: str
+    place: Path
+    about: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def flows(self) -> list[str]:
+        """Names of its flows. A released file is taken to make pictures of words until it is loaded."""
+        return sorted(self.about["flows"]) if self.about else ["text_to_image"]
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(height, width) of its pictures."""
+        return (self.about["size"][0], self.about["size"][1]) if self.about else None
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Its own sampling settings."""
+        return self.about.get("defaults", {})
+
+    @property
+    def kind(self) -> str | None:
+        """Of its latents, "tokens" or "floats"."""
+        flow = self.about.get("flows", {}).get("text_to_image")
+        return None if flow is None else flow.get("kind", "tokens")
+
+    @property
+    def takes_words(self) -> bool:
+        """Whether it draws what a prompt says."""
+        return bool(self.about) and self._context != "none"
+
+    @property
+    def takes_pictures(self) -> bool:
+        """Whether a picture can be a prompt beside words."""
+        return self.kind == "floats" and self._context in ("clip", "two-towers")
+
+    @property
+    def _context(self) -> str:
+        flow = self.about.get("flows", {}).get("text_to_image", {})
+        context = flow.get("context", {})
+        shared = self.about.get("parts", {}).get(context.get("part"), {})
+        kind: str = (context | shared).get("kind", "none")
+        return kind
+
+
+class Shelf:
+    """Offers by name, and the models of those in use.
+
+    Args:
+        folder: of further models; None for the bundled ones alone.
+        first: a name or path that the person who starts the server gave; it is offered first.
+        device: as of `tessera.load`.
+        room: models that are kept loaded.
+    """
+
+    def __init__(self, folder: Path | None = None, first: str | None = None, device: str = "auto", room: int = 2) -> None:
+        self.device, self.room = device, room
+        offers = [_offer(name, place) for name, place in bundled().items()] + ([] if folder is None else _found(folder))
+        self.offers: dict[str, Offer] = {}
+        for offer in offers:
+            self.offers.setdefault(offer.name, offer)
+        if first is not None:
+            chosen = self.offers.pop(first, None) or _given(first)
+            self.offers = {chosen.name: chosen, **self.offers}
+        if not self.offers:
+            raise TesseraError("this installation has no bundled models: give one with --model")
+        self._loaded: OrderedDict[str, Model] = OrderedDict()
+
+    def offer(self, name: str) -> Offer:
+        """Raises UsageError for a name that is not offered, whatever is there on the disk."""
+        if name not in self.offers:
+            raise UsageError(suggest("model", name[:100], self.offers))
+        return self.offers[name]
+
+    def model(self, name: str) -> Model:
+        """The model, loaded. Only the service's worker may call this. Raises as `tessera.load`."""
+        from tessera.loading import load
+
+        offer = self.offer(name)
+        if name not in self._loaded:
+            while len(self._loaded) >= self.room:
+                self._loaded.popitem(last=False)
+            self._loaded[name] = load(offer.place, self.device)
+        self._loaded.move_to_end(name)
+        return self._loaded[name]
+
+
+def _given(source: str) -> Offer:
+    """What `--model` names."""
+    from tessera.sources import locate
+
+    place = locate(source)
+    return _offer(place.name if Path(source).exists() else source, place)
+
+
+def _offer(name: str, place: Path) -> Offer:
+    return Offer(name, place, read_description(place) if (place / DESCRIPTION).is_file() else {})
+
+
+def _found(folder: Path) -> list[Offer]:
+    """Model folders and released files in `folder`, and model folders one level below. Symbolic links out of it are not followed."""
+    if not folder.is_dir():
+        raise UsageError(f"there is no folder {folder}: --models names a folder with models")
+    root = folder.resolve()
+    inside = [path for path in [*sorted(folder.iterdir()), *sorted(folder.glob("*/*"))] if path.resolve().is_relative_to(root)]
+    offers = []
+    for path in inside:
+        name = path.relative_to(folder).as_posix()
+        if (path / DESCRIPTION).is_file():
+            offers.append(_offer(name, path))
+        elif (path / PIPELINE).is_file() or (path.is_file() and path.parent == folder and _is_model_file(path)):
+            offers.append(Offer(name, path))
+    return offers
+
+
+def _is_model_file(path: Path) -> bool:
+    card = card_of(path)
+    return card is not None and card.kind == "model"

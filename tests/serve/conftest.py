@@ -1,0 +1,28 @@
+"""A service with a small model that draws in milliseconds."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tessera.serve.service import Service
+from tessera.serve.shelf import Shelf
+from tests.tiny import tiny_model
+from tests.tiny_floats import tiny_float_model
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with small models; not to be changed."""
+    folder = tmp_path_factory.mktemp("shelf")
+    tiny_model().save(folder / "tiny")
+    tiny_float_model().save(folder / "tiny-v")
+    (folder / "notes.txt").write_text("no model")
+    return folder
+
+
+@pytest.fixture
+def service(models: Path) -> Iterator[Service]:
+    made = Service(Shelf(models))
+    yield made
+    made.close()
