@@ -30,10 +30,12 @@ CONTEXTS = {
     "clip": "tessera.contexts.clip_joint:JointCLIP",
     "clip-tokens": "tessera.contexts.clip_tokens:CLIPTokens",
     "two-towers": "tessera.contexts.two_towers:TwoTowers",
+    "tower-tokens": "tessera.contexts.tower_tokens:TowerTokens",
 }
 NETWORKS = {
     "vq-diffusion": "tessera.families.vq_diffusion.network:TokenTransformer",
     "v-diffusion": "tessera.families.v_diffusion.network:UNet",
+    "v-transformer": "tessera.families.v_diffusion.transformer:PatchTransformer",
     "absorbing": "tessera.families.absorbing.network:Transformer",
     "versatile": "tessera.families.versatile.network:MultiFlowUNet",
 }

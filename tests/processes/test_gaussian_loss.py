@@ -35,7 +35,7 @@ def data(count: int, *shape: int) -> Tensor:
 
 @given(
     config=st.sampled_from(SCHEDULES),
-    objective=st.sampled_from(["v", "eps", "x_0", "min-snr"]),
+    objective=st.sampled_from(["v", "eps", "x_0", "min-snr", "root-snr"]),
     gamma=st.floats(0.5, 20),
     seed=st.integers(0, 99),
 )
@@ -60,7 +60,8 @@ def test_an_objective_weighs_the_error_of_x_0() -> None:
         estimate = PROCESS.estimate("x_0", torch.ones_like(x_t), x_t, t)
         return PROCESS.target("v", *estimate, t)
 
-    for objective, weight in {"v": snr + 1, "eps": snr, "x_0": torch.ones_like(snr), "min-snr": snr.clamp(max=5)}.items():
+    weights = {"v": snr + 1, "eps": snr, "x_0": torch.ones_like(snr), "min-snr": snr.clamp(max=5), "root-snr": (snr + 0.02).sqrt()}
+    for objective, weight in weights.items():
         loss = GaussianLoss(PROCESS, "v", objective)
         torch.testing.assert_close(loss(zero, x_0, BatchDraws(0, 4), t).per_image, weight)
 
@@ -146,7 +147,7 @@ def test_no_weight_is_infinite_at_either_end(config: dict, kind: str, objective:
     t = torch.tensor([max(process.schedule.earliest, 1e-6), 1.0], dtype=torch.float64)
     weight = GaussianLoss(process, kind, objective).weight(t)
     assert weight.isfinite().all()
-    assert weight.max() <= 5
+    assert weight.max() <= (15 if objective == "root-snr" else 5)
 
 
 def test_it_comes_back_from_its_json() -> None:

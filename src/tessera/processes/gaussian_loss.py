@@ -12,10 +12,11 @@ so an objective is a weight w(SNR) of the error of x_0, whatever the network pre
 | eps | SNR | Ho et al. 2020, arXiv 2006.11239, eq. 14 |
 | x_0 | 1 | |
 | min-snr | min(SNR, gamma) | Hang et al. 2023, arXiv 2303.09556 |
+| root-snr | sqrt(min(SNR, 200) + 0.02) | between x_0 and eps: fine detail counts, and so does what is decided at much noise |
 
 The error is measured in the network's own form and multiplied by the quotient of the two weights; per image it is the mean over values.
-A network of v can be trained with every objective; one of eps with its own or min-snr, and so can one of x_0, for the other quotients grow
-without bound at one of the two ends.
+A network of v can be trained with every objective; one of eps with its own or min-snr; one of x_0 with its own, min-snr or root-snr. The
+other quotients grow without bound at one of the two ends.
 
 Times are uniform in (0, 1], in the process's own schedule. v-diffusion's training code was never released, so objective and times
 are a choice: its networks predict v at continuous t, and with the cosine schedule, v and uniform t are those of Salimans & Ho.
@@ -40,12 +41,20 @@ __all__ = ["OBJECTIVES", "GaussianLoss", "GaussianLossOutput"]
 Weight = Callable[[Tensor, float], Tensor]
 """(λ = ln SNR, gamma) → what multiplies the squared error of the network's own form."""
 
+_ROOT_FLOOR, _ROOT_CEILING = 0.02, 200.0
+
+
+def _root_snr(log_snr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+    return (log_snr.exp().clamp(max=_ROOT_CEILING) + _ROOT_FLOOR).sqrt()
+
+
 OBJECTIVES: dict[str, dict[str, Weight]] = {
     "v": {
         "v": lambda log_snr, gamma: torch.ones_like(log_snr),
         "eps": lambda log_snr, gamma: log_snr.sigmoid(),
         "x_0": lambda log_snr, gamma: (-log_snr).sigmoid(),
         "min-snr": lambda log_snr, gamma: log_snr.exp().clamp(max=gamma) * (-log_snr).sigmoid(),
+        "root-snr": lambda log_snr, gamma: _root_snr(log_snr) * (-log_snr).sigmoid(),
     },
     "eps": {
         "eps": lambda log_snr, gamma: torch.ones_like(log_snr),
@@ -54,6 +63,7 @@ OBJECTIVES: dict[str, dict[str, Weight]] = {
     "x_0": {
         "x_0": lambda log_snr, gamma: torch.ones_like(log_snr),
         "min-snr": lambda log_snr, gamma: log_snr.exp().clamp(max=gamma),
+        "root-snr": lambda log_snr, gamma: _root_snr(log_snr),
     },
 }
 """Weights by what the network predicts and by objective."""

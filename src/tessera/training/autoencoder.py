@@ -27,7 +27,7 @@ from tessera.registry import CODECS, build
 from tessera.training.adversary import Adversary, Change
 from tessera.training.augment import augment
 from tessera.training.codec_watch import CodecWatch
-from tessera.training.loader import Batch
+from tessera.training.loader import Batch, Batches
 from tessera.training.perceptual import make_perceptual
 from tessera.training.recipe import CodecRecipe, Optimizer
 from tessera.training.task import Panel, StepDraws, Task, to_bytes, to_picture
@@ -143,9 +143,9 @@ class CodecTask(Task):
         return {name: value for name, value in super().live_state().items() if not name.startswith("perceptual.")}
 
     @torch.no_grad()
-    def begin(self, first: Callable[[], Batch]) -> None:
+    def begin(self, batches: Batches) -> None:
         """A codec's own start from data (principal components, first codes), so that no process sees only its part of it."""
-        image = first().to(self.device).image
+        image = batches[0].to(self.device).image
         assert image is not None
         self.codec.reconstruct(to_picture(image))
 

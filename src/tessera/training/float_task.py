@@ -17,18 +17,35 @@ from tessera.float_flow import FloatFlow
 from tessera.processes.gaussian_loss import GaussianLossOutput
 from tessera.randomness import Draws, derive_seed
 from tessera.training.flow_task import FlowTask
-from tessera.training.loader import Batch
+from tessera.training.loader import Batch, Batches
 from tessera.training.task import Panel, StepDraws, to_picture
 
 __all__ = ["FloatTask"]
 
 TIME_BINS = 10
+START_PICTURES = 512
+"""From so many a network may start (principal components, say)."""
 
 
 class FloatTask(FlowTask):
     """Minimises the flow's denoising loss."""
 
     flow: FloatFlow
+
+    @torch.no_grad()
+    def begin(self, batches: Batches) -> None:
+        """A network's own start from data."""
+        start = getattr(self.flow.network, "start_from", None)
+        if start is None:
+            return
+        pictures: list[Tensor] = []
+        step = 0
+        while sum(map(len, pictures)) < START_PICTURES:
+            image = batches[step].to(self.device).image
+            assert image is not None
+            pictures.append(self.flow.codec.encode(to_picture(image)))
+            step += 1
+        start(torch.cat(pictures))
 
     def forward(self, batch: Batch, seed: int, total: int) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         assert batch.image is not None

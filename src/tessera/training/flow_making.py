@@ -92,7 +92,8 @@ def _float_flow(recipe: FlowRecipe, codec: Any, encoder: Any, size: int) -> Floa
         if getattr(settings, name) != FlowModel.model_fields[name].default:
             raise UsageError(f"model.{name} is for models of tokens, and codec {codec.config['kind']!r} gives floats: see model.denoising")
     process = GaussianProcess(make_gaussian_schedule(**{"kind": "cosine", **settings.process}))
-    network = _network(settings.network, {"size": size, "context_width": encoder.config.get("width")})
+    derived = {"size": size, "context_width": encoder.config.get("width"), "process": process.schedule.config}
+    network = _network(settings.network, derived)
     return FloatFlow(codec, encoder, network, GaussianLoss(process, network.parametrisation, **settings.denoising.model_dump()))
 
 

@@ -59,31 +59,6 @@ def test_a_picture_of_the_included_size_does_not_depend_on_its_batch() -> None:
             assert torch.equal(made(x_t[rows], t[rows], e[rows]), together[rows])
 
 
-def test_a_network_of_patches_is_one_of_a_smaller_picture_with_more_colours() -> None:
-    torch.manual_seed(0)
-    patched = UNet(size=16, widths=[8, 16], blocks=1, attention_levels=[1], head_width=8, patch=4, parametrisation="x_0").eval()
-    assert (patched.parametrisation, patched.factor) == ("x_0", 8)
-    assert patched.stages[0].blocks[0].conv1.weight.shape[1] == 3 * 16 + 16
-    assert patched.stages[-1].blocks[-1].conv2.weight.shape[0] == 3 * 16
-    x_t, t = torch.randn(2, 3, 16, 24), torch.tensor([0.2, 0.9], dtype=torch.float64)
-    with torch.no_grad():
-        whole = patched(x_t, t, Context())
-        # without the pixels of a patch, nothing outside of what the convolutions reach changes; within it, everything does
-        x_t[:, :, :4, :4] = 0
-        changed = (patched(x_t, t, Context()) != whole).any(1)
-    assert whole.shape == x_t.shape
-    assert changed[:, :4, :4].all()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [({"patch": 0}, "patch of at least 1"), ({"patch": 5}, "not a multiple of 10"), ({"parametrisation": "w"}, "parametrisation")],
-)
-def test_patches_and_outputs_that_there_are_not(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        UNet(size=16, widths=[8, 16], blocks=1, **arguments)
-
-
 @KINDS
 def test_every_input_matters(kind: str) -> None:
     made, (x_t, t) = network(kind), inputs()

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from tessera.contexts.context import Context
 from tessera.errors import UsageError, nearest_sizes, suggest
 from tessera.families.v_diffusion.layers import UPSAMPLINGS, Attention, Block, Channels, FourierFeatures, Mapping, join
-from tessera.processes.gaussian import PARAMETRISATIONS
 from tessera.processes.gaussian_schedules import DDPM, Cosine
 
 __all__ = ["COLOURS", "TIME_FEATURES", "Prepared", "StageShape", "UNet", "stage_shapes"]
@@ -42,20 +41,18 @@ class StageShape(NamedTuple):
     heads: tuple[int, ...]
 
 
-def stage_shapes(
-    widths: Sequence[int], blocks: int, attention_levels: Sequence[int], head_width: int, outside: int = COLOURS
-) -> list[StageShape]:
+def stage_shapes(widths: Sequence[int], blocks: int, attention_levels: Sequence[int], head_width: int) -> list[StageShape]:
     """The table of stages, in the order they are run: level 0 down to the deepest one L, whose two halves are one stage, and up again.
 
-    With one width per level 0..L it has 2 L + 1 rows. `outside`: features of a position of the picture itself.
+    With one width per level 0..L it has 2 L + 1 rows.
     """
     deepest = len(widths) - 1
     rows = []
     for place in range(2 * deepest + 1):
         level = min(place, 2 * deepest - place)
         width = widths[level]
-        above = widths[level - 1] if level else outside
-        enter = 2 * width if place > deepest else above if level else outside + TIME_FEATURES
+        above = widths[level - 1] if level else COLOURS
+        enter = 2 * width if place > deepest else above if level else COLOURS + TIME_FEATURES
         leave = above if place >= deepest else width
         count = 2 * blocks if place == deepest else blocks
         sides = [enter, *[width] * (count - 1), leave]
@@ -114,10 +111,6 @@ class UNet(nn.Module):
         frequency_std: standard deviation of the frequencies of the time features at the start.
         frozen_frequencies: they do not train.
         initial_scale: of all other weights at the start, relative to the framework's.
-        patch: side in pixels of the squares that are joined to one position of level 0 (Hoogeboom et al. 2023, arXiv 2301.11093,
-            section 2.3): the same arithmetic at a lower resolution has more weights.
-        parametrisation: what the output is; see `processes.gaussian`. Of large patches "x_0": noise fills all values of a patch, so a
-            network that is hardly wider has little room to carry it through (Li & He 2025, arXiv 2511.13720).
     """
 
     parametrisation = "v"
@@ -141,21 +134,17 @@ class UNet(nn.Module):
         frequency_std: float = 1.0,
         frozen_frequencies: bool = False,
         initial_scale: float = 1.0,
-        patch: int = 1,
-        parametrisation: str = "v",
     ) -> None:
         super().__init__()
         self.config: dict[str, Any] = {
             "kind": "v-diffusion", "size": size, "widths": list(widths), "blocks": blocks, "attention_levels": list(attention_levels),
             "head_width": head_width, "context_width": context_width, "mapping_width": mapping_width, "join": join,
             "upsampling": upsampling, "time": time, "attention_norm": attention_norm, "last_rectified": last_rectified,
-            "frequency_std": frequency_std, "frozen_frequencies": frozen_frequencies, "initial_scale": initial_scale, "patch": patch,
-            "parametrisation": parametrisation,
+            "frequency_std": frequency_std, "frozen_frequencies": frozen_frequencies, "initial_scale": initial_scale,
         }  # fmt: skip
         _check(self.config)
-        shapes = stage_shapes(widths, blocks, attention_levels, head_width, COLOURS * patch**2)
-        self.parametrisation = parametrisation
-        self.patch, self.factor, self.grid = patch, patch * 2 ** (len(widths) - 1), (size, size)
+        shapes = stage_shapes(widths, blocks, attention_levels, head_width)
+        self.factor, self.grid = 2 ** (len(widths) - 1), (size, size)
         condition = mapping_width if context_width else None
         self.time_features = FourierFeatures(TIME_FEATURES, frequency_std, frozen_frequencies)
         self.mapping = Mapping(context_width, mapping_width, frozen_frequencies) if context_width and mapping_width else None
@@ -210,8 +199,7 @@ class UNet(nn.Module):
         dtype = next(self.stages.parameters()).dtype
         condition = self._condition(prepared, t, dtype)
         time = self.time_features(self.told(t)).to(x_t.dtype)
-        x = F.pixel_unshuffle(x_t, self.patch)
-        x = torch.cat([x, time[:, :, None, None].expand(-1, -1, *x.shape[2:])], dim=1).to(dtype)
+        x = torch.cat([x_t, time[:, :, None, None].expand(-1, -1, *x_t.shape[2:])], dim=1).to(dtype)
         if x.device.type == "cpu":  # the layout that convolutions need no copy for
             x = x.contiguous(memory_format=torch.channels_last)
         deepest = len(self.stages) // 2
@@ -225,7 +213,7 @@ class UNet(nn.Module):
                 x = attention(block(x, condition))
             if place < deepest:
                 held.append(x)
-        return F.pixel_shuffle(x, self.patch).to(x_t.dtype).contiguous()
+        return x.to(x_t.dtype).contiguous()
 
     def told(self, t: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         """What tells the network the time: t itself, or its log-SNR."""
@@ -246,19 +234,16 @@ class UNet(nn.Module):
 
 
 def _check(config: dict[str, Any]) -> None:
-    for name, known in {"join": JOINS, "upsampling": UPSAMPLINGS, "time": TIMES, "parametrisation": PARAMETRISATIONS}.items():
+    for name, known in {"join": JOINS, "upsampling": UPSAMPLINGS, "time": TIMES}.items():
         if config[name] not in known:
             raise UsageError(suggest(name, config[name], known))
     widths, levels = config["widths"], config["attention_levels"]
-    patch = config["patch"]
-    if not widths or config["blocks"] < 1 or min(widths) < 1 or patch < 1:
-        raise UsageError(
-            f"a network needs widths, blocks and patch of at least 1, not widths {widths}, blocks {config['blocks']} and patch {patch}"
-        )
+    if not widths or config["blocks"] < 1 or min(widths) < 1:
+        raise UsageError(f"a network needs widths and blocks of at least 1, not widths {widths} and blocks {config['blocks']}")
     if strange := [level for level in levels if not 0 <= level < len(widths)]:
         raise UsageError(f"attention level {strange[0]} is none of the levels 0 to {len(widths) - 1} of widths {widths}")
     for level in levels:
-        for width in (widths[level], widths[level - 1] if level else COLOURS * patch**2):
+        for width in (widths[level], widths[level - 1] if level else COLOURS):
             if width % config["head_width"]:
                 raise UsageError(
                     f"head_width {config['head_width']} does not divide the {width} features that attention meets at level {level}: "
@@ -266,6 +251,5 @@ def _check(config: dict[str, Any]) -> None:
                 )
     if bool(config["context_width"]) != bool(config["mapping_width"]):
         raise UsageError("context_width and mapping_width go together: give both, or neither for a network without prompts")
-    factor = patch * 2 ** (len(widths) - 1)
-    if config["size"] % factor:
-        raise UsageError(f"size {config['size']} is not a multiple of {factor}, as {len(widths)} levels of patches of {patch} need it")
+    if config["size"] % 2 ** (len(widths) - 1):
+        raise UsageError(f"size {config['size']} is not a multiple of {2 ** (len(widths) - 1)}, as {len(widths)} levels need it")

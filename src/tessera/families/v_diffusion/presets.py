@@ -1,7 +1,7 @@
-"""The sizes v-diffusion comes in. `PRESETS[name].config` are the constructor arguments of `UNet`.
+"""The sizes v-diffusion comes in. `PRESETS[name].config` describes the network: a `UNet`, for scenes a `PatchTransformer`.
 
 name           side   widths                               blocks   attention     CLIP       parameters
-scenes           64   224, patches of 8                         2   0             scenes          5.5 M   predicts x_0
+scenes           64   192, patches of 8                         6   all           scenes          5.5 M   predicts x_0
 cc12m_1         256   128 256 256 512 512 1024 1024             4   4 5 6         ViT-B/16      602.9 M   also cc12m_1_cfg
 yfcc_1          512   128 128 256 256 512 512 1024 1024         4   5 6 7         none          481.4 M
 yfcc_2          512   128 256 512 512 1024 1024 2048 2048       2   5 6 7         none          968.3 M
@@ -19,7 +19,8 @@ __all__ = ["KINDS", "PRESETS", "Preset", "preset"]
 
 
 class Preset(NamedTuple):
-    """config: constructor arguments of the network. parameters: its number of parameters. data: what it is or was trained on.
+    """config: of the network, for `tessera.registry.build`; a `UNet` unless its kind says otherwise. parameters: their number.
+    data: what it is or was trained on.
 
     clip: the CLIP model whose embeddings it takes.
     """
@@ -43,10 +44,10 @@ KINDS = {
 PRESETS = {
     "scenes": Preset(
         {
-            "size": 64, "widths": [224], "blocks": 2, "attention_levels": [0], "head_width": 32, **KINDS["modulated"],
-            "context_width": 128, "mapping_width": 256, "patch": 8, "parametrisation": "x_0",
+            "kind": "v-transformer", "size": 64, "patch": 8, "width": 192, "depth": 6, "heads": 6, "context_width": 128, "context_rows": 8,
+            "components": 96, "neighbours": [0], "process": {"kind": "cosine", "shift": -3.0},
         },
-        5_493_608,
+        5_499_168,
         "the built-in world, 64x64 pictures",
         "scenes",
     ),

@@ -139,9 +139,10 @@ def network_config(shapes: Shapes) -> tuple[dict[str, Any], str | None]:
     if prompted:
         width, entering = _shape(shapes, MAPPING_FIRST, 2)
         found |= {"context_width": entering - 2 * _shape(shapes, MAPPING_TIME, 2)[0], "mapping_width": width}
-    known = (preset(name) for name in PRESETS)
-    for name, config in zip(PRESETS, known, strict=True):
-        if all(config.get(key) == value for key, value in found.items()) and bool(config.get("context_width")) == prompted:
+    for name in PRESETS:
+        config = preset(name)
+        same = all(config.get(key) == value for key, value in {"kind": FAMILY, **found}.items())
+        if same and bool(config.get("context_width")) == prompted:
             return _whole(config), name
     normed = any(name.endswith(".norm.weight") for name in shapes)
     kind = KINDS["modulated" if prompted else "yfcc" if normed else "jax"]
