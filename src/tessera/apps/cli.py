@@ -16,6 +16,7 @@ from tessera.apps.evaluate import evaluate
 from tessera.apps.generate import generate
 from tessera.apps.inpaint import extend, inpaint
 from tessera.apps.models import models
+from tessera.apps.serve import serve
 from tessera.apps.train import train
 from tessera.apps.verify import verify
 from tessera.errors import TesseraError
@@ -30,6 +31,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 app.command()(generate)
 app.command()(inpaint)
 app.command()(extend)
+app.command()(serve)
 app.command()(train)
 app.add_typer(evaluate, name="evaluate")
 app.command()(info)

@@ -54,7 +54,8 @@ class Job:
     """One request of one user. Only the worker changes it, but for `cancel` and `touch`.
 
     state: "waiting", "running", or one of `ENDED`. results: finished pictures or texts, in order. error: a sentence for the user.
-    warnings: what the model says of the prompts. seconds: of drawing, its share of batches. calls: of the network for each picture.
+    own_fault: whether the request was wrong, rather than the server. warnings: what the model says of the prompts. seconds: of drawing, its
+    share of batches. calls: of the network for each picture.
     """
 
     request: Request
@@ -64,6 +65,7 @@ class Job:
     state: str = "waiting"
     results: list[Any] = field(default_factory=list)
     error: str | None = None
+    own_fault: bool = True
     warnings: list[str] = field(default_factory=list)
     seconds: float = 0.0
     calls: int = 0
@@ -104,12 +106,12 @@ class Job:
         """Whether it has ended, waiting for that at most so long."""
         return self.ended.wait(seconds)
 
-    def end(self, state: str, error: str | None = None) -> None:
+    def end(self, state: str, error: str | None = None, own_fault: bool = True) -> None:
         """Nothing changes any more."""
         with self._lock:
             if self.state in ENDED:
                 return
-            self.state, self.error = state, error
+            self.state, self.error, self.own_fault = state, error, own_fault
         self.previews = []
         self.version += 1
         self.ended.set()

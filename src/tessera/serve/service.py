@@ -84,9 +84,16 @@ class Service:
         )
 
     def cancel_all(self, user: str) -> None:
-        """A user has left."""
+        """Stops what a user asked for."""
         with self._changed:
             jobs = [job for job in self._jobs if job.user == user]
+        for job in jobs:
+            job.cancel()
+
+    def leave(self, session: str) -> None:
+        """A page was closed: what its tabs asked for is cancelled. Users are named `<session>:<tab>`."""
+        with self._changed:
+            jobs = [job for job in self._jobs if job.user.startswith(f"{session}:")]
         for job in jobs:
             job.cancel()
 
@@ -241,7 +248,7 @@ class Service:
             for job in jobs:
                 job.alone, job.drawing_now, job.previews = True, 0, []
             return
-        jobs[0].end("failed", sentence(error))
+        jobs[0].end("failed", sentence(error), isinstance(error, UsageError))
 
     def _settle(self, jobs: Sequence[Job]) -> None:
         """What has ended leaves the queue."""

@@ -1,0 +1,177 @@
+"""The tab Edit: part of a picture drawn anew, a larger canvas around it, or the whole of it changed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import gradio as gr
+from PIL import Image, ImageChops
+
+from tessera.errors import TesseraError, UsageError
+from tessera.serve.controls import Settings, parse_seed, sampling
+from tessera.serve.following import follow, user_of
+from tessera.serve.kept import Kept
+from tessera.serve.requests import Draw
+from tessera.serve.requests import Edit as Editing
+from tessera.serve.service import Service
+from tessera.serve.showing import failure, quiet, status
+from tessera.serve.uploads import Painting, Upload, drawable, opened
+
+__all__ = ["Edit"]
+
+WAYS = {"Repaint what I paint over": "paint", "Extend the canvas": "extend", "Change the whole picture": "change"}
+SIDES = ("left", "right", "top", "bottom")
+EASEL = 512
+"""Pixels of the longer side while painting, at least: small pictures are hard to paint on."""
+
+
+@dataclass(frozen=True)
+class Edit:
+    """The tab. original: path of the picture as it is drawn, in its own size."""
+
+    service: Service
+    kept: Kept
+    settings: Settings
+    original: gr.State
+    easel: Painting
+    source: Upload
+    message: gr.HTML
+    prompt: gr.Textbox
+
+    @classmethod
+    def make(cls, service: Service, kept: Kept, settings: Settings) -> Edit:
+        """Puts it onto the page, into the tab that is open."""
+        original = gr.State(None)
+        with gr.Row():
+            with gr.Column(scale=5, min_width=300):
+                source = Upload(
+                    label="Picture", sources=["upload", "clipboard"], height=180, elem_id="edit-source", image_mode=None, type="filepath"
+                )
+                way = gr.Radio(list(WAYS), value=next(iter(WAYS)), label="What to do", elem_id="edit-way")
+                easel = Painting(
+                    label="Paint over what to draw anew", sources=(), transforms=(), layers=False, elem_id="easel",
+                    brush=gr.Brush(default_size=48, colors=["#ff3366"], default_color="#ff3366", color_mode="fixed"),
+                    eraser=gr.Eraser(default_size=48), canvas_size=(EASEL, EASEL), height=420, image_mode="RGBA", type="filepath",
+                )  # fmt: skip
+                with gr.Group(visible=False) as extending:
+                    sides = gr.CheckboxGroup(list(SIDES), value=["right"], label="Extend to the", elem_id="edit-sides")
+                    by = gr.Slider(8, 256, value=64, step=8, label="Pixels on each side", elem_id="edit-by")
+                strength = gr.Slider(
+                    0.05, 1.0, value=0.6, step=0.05, label="Strength", visible=False, elem_id="edit-strength",
+                    info="How much changes: little keeps much of the picture.",
+                )  # fmt: skip
+            with gr.Column(scale=5, min_width=300):
+                prompt = gr.Textbox("a red circle on a white background", label="What the result shows", lines=2, elem_id="edit-prompt")
+                with gr.Row():
+                    number = gr.Slider(1, 4, value=1, step=1, label="Versions", elem_id="edit-number", min_width=120)
+                    feather = gr.Slider(0, 16, value=0, step=1, label="Soft edge", info="Pixels.", elem_id="edit-feather", min_width=120)
+                    seed = gr.Textbox("", label="Seed", placeholder="a new one", max_lines=1, elem_id="edit-seed", min_width=110)
+                with gr.Row():
+                    go = gr.Button("Draw", variant="primary", elem_id="edit-go", scale=3)
+                    stop = gr.Button("Stop", variant="stop", elem_id="edit-stop", scale=1, min_width=90)
+                message = gr.HTML(
+                    quiet("Choose a picture, here or under Make, and paint over what is to be drawn anew."), elem_id="edit-status"
+                )
+                gallery = gr.Gallery(
+                    label="Results", columns=2, height="auto", object_fit="contain", format="png", elem_id="edit-gallery",
+                    interactive=False, elem_classes=["tessera-pictures"], buttons=["download", "fullscreen"],
+                )  # fmt: skip
+                further = gr.Button("Go on with the first result", size="sm", elem_id="edit-further")
+        made = cls(service, kept, settings, original, easel, source, message, prompt)
+        results = gr.State([])
+        quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+        source.input(made.take, [source, settings.model], [original, easel, message], **quick)
+        way.change(made.choose, way, [easel, extending, strength], **quick)
+        go.click(
+            made.draw,
+            [original, easel, way, sides, by, strength, prompt, number, feather, seed, *settings.values[:-1]],
+            [message, gallery, results], show_progress="hidden", trigger_mode="once", api_visibility="private",
+        )  # fmt: skip
+        stop.click(made.stop, None, None, queue=False, **quick)
+        further.click(made.further, [results, settings.model], [source, original, easel, message], **quick)
+        return made
+
+    def take(self, path: str | None, model: str) -> list[Any]:
+        """A picture onto the easel, in a size that the model can draw."""
+        if path is None:
+            return [None, None, quiet("Choose a picture.")]
+        try:
+            offer = self.service.shelf.offer(model)
+            given = opened(path, self.service.limits)
+            picture = drawable(given, offer.size, self.service.limits)
+        except TesseraError as error:
+            return [None, None, failure(str(error))]
+        scale = max(1, round(EASEL / max(picture.size)))
+        shown = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+        sides = f"{picture.width}x{picture.height}"
+        fitted = "" if picture.size == given.size else " It was scaled and cropped to a size that the model draws."
+        place, easel = self.kept.png(picture, "edited"), self.kept.png(shown, "easel")
+        return [place, {"background": easel, "layers": [], "composite": easel}, quiet(f"The picture is {sides}.{fitted}")]
+
+    def further(self, results: list[str], model: str) -> list[Any]:
+        """The first result as the picture to edit."""
+        if not results:
+            return [gr.skip(), gr.skip(), gr.skip(), failure("there is no result yet: draw one first")]
+        return [results[0], *self.take(results[0], model)]
+
+    def choose(self, way: str) -> list[Any]:
+        chosen = WAYS.get(way, "paint")
+        return [gr.update(visible=chosen == "paint"), gr.update(visible=chosen == "extend"), gr.update(visible=chosen == "change")]
+
+    async def draw(
+        self, original: str | None, painted: list[str] | None, way: str, sides: list[str], by: float, strength: float, prompt: str,
+        number: float, feather: float, seed: str, model: str, sampler: str, steps: float, guidance: float, truncation: str,
+        temperature: float, request: gr.Request,
+    ) -> AsyncIterator[tuple[Any, Any, Any]]:  # fmt: skip
+        try:
+            offer = self.service.shelf.offer(model)
+            settings = sampling(offer, sampler, steps, guidance, truncation, temperature)
+            picture = opened(original, self.service.limits)
+            prompts = (prompt,) if prompt.strip() else ()
+            asked = Draw(model, prompts=prompts, n=int(number), seed=parse_seed(seed), settings=settings)
+            asked = self._asked(asked, WAYS.get(way, "paint"), picture, painted, sides, int(by), strength, int(feather))
+            paths: list[str] = []
+            async for job, view in follow(self.service, asked, user_of(request, "edit")):
+                new = job.results[len(paths) :]
+                paths += [self.kept.png(made, prompt or model) for made in new]
+                yield status(job, view), list(paths) if new else gr.skip(), list(paths) if new else gr.skip()
+        except TesseraError as error:
+            yield failure(str(error)), gr.skip(), gr.skip()
+
+    def _asked(
+        self, asked: Draw, way: str, picture: Image.Image, painted: list[str] | None, sides: list[str], by: int, strength: float,
+        feather: int,
+    ) -> Draw:  # fmt: skip
+        if way == "change":
+            size = picture.height, picture.width
+            return replace(asked, init=picture, size=size, settings={**asked.settings, "start": float(strength)})
+        if way == "extend":
+            chosen = [side for side in sides if side in SIDES]
+            if not chosen:
+                raise UsageError("no side is chosen to extend the picture to: choose one or more")
+            across, down = ("left" in chosen) + ("right" in chosen), ("top" in chosen) + ("bottom" in chosen)
+            size = picture.height + by * down, picture.width + by * across
+            return replace(asked, edit=Editing(picture, size=size, anchor=anchor(chosen), feather=feather))
+        return replace(asked, edit=Editing(picture, self._mask(painted, picture.size), feather=feather))
+
+    def _mask(self, painted: list[str] | None, size: tuple[int, int]) -> Image.Image:
+        """White where something was painted, in the picture's size. UsageError where nothing was."""
+        mask = Image.new("L", size)
+        for path in painted or []:
+            layer = opened(path, self.service.limits, "what you painted").convert("RGBA").getchannel("A")
+            mask = ImageChops.lighter(mask, layer.resize(size, Image.Resampling.BOX).point(lambda level: 255 * (level > 63)))
+        if mask.getbbox() is None:
+            raise UsageError("nothing is painted over: paint with the brush over what is to be drawn anew")
+        return mask
+
+    def stop(self, request: gr.Request) -> None:
+        self.service.cancel_all(user_of(request, "edit"))
+
+
+def anchor(sides: list[str]) -> str:
+    """Where the picture is on a canvas that grows to these sides: opposite to them, or between them."""
+    rows = {(True, False): "bottom", (False, True): "top"}.get(("top" in sides, "bottom" in sides), "")
+    columns = {(True, False): "right", (False, True): "left"}.get(("left" in sides, "right" in sides), "")
+    return "-".join(filter(None, (rows, columns))) or "center"

@@ -1,0 +1,85 @@
+"""Files of finished pictures, for as long as a page may show them. Everything is in one folder, which is gone when the server stops."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import secrets
+import shutil
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from PIL import Image
+
+from tessera.apps.output import slug
+from tessera.record import Record, save_png
+
+__all__ = ["Kept"]
+
+
+class Kept:
+    """The folder.
+
+    Args:
+        seconds: how long a file stays.
+        bytes: of all files; the oldest make room.
+    """
+
+    def __init__(self, seconds: float, bytes: int) -> None:
+        self.seconds, self.bytes = seconds, bytes
+        self.folder = Path(tempfile.mkdtemp(prefix="tessera-"))
+        self._lock = threading.Lock()
+        atexit.register(self.close)
+        # The page's own copies of uploads and pictures go there as well; it reads this when it is imported.
+        os.environ["GRADIO_TEMP_DIR"] = str(self.folder)
+
+    def png(self, picture: Image.Image, name: str) -> str:
+        """Writes a picture with its record, under a name that tells the prompt in a folder that nobody can guess."""
+        record = Record.of(picture)
+        path = self._path(f"{slug(name)}-{record.index + 1 if record else 1:03d}.png")
+        save_png(picture, path)
+        return str(path)
+
+    def webp(self, frames: list[Image.Image], name: str, seconds: float) -> str:
+        """Writes an animation that stays at its last frame for a while."""
+        path = self._path(f"{slug(name)}.webp")
+        each = max(20, round(1000 * seconds / len(frames)))
+        frames[0].save(
+            path, save_all=True, append_images=frames[1:], duration=[each] * (len(frames) - 1) + [2000], loop=0, lossless=True, method=2
+        )
+        return str(path)
+
+    def text(self, text: str, name: str) -> str:
+        path = self._path(name)
+        path.write_text(text, encoding="utf-8")
+        return str(path)
+
+    def close(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _path(self, name: str) -> Path:
+        self.sweep()
+        folder = self.folder / secrets.token_urlsafe(16)
+        folder.mkdir()
+        return folder / name
+
+    def sweep(self) -> None:
+        """Removes what is too old, and the oldest of what is too much."""
+        with self._lock:
+            files = []
+            for path in self.folder.rglob("*"):
+                try:
+                    if path.is_file():
+                        files.append((path.stat().st_mtime, path.stat().st_size, path))
+                except OSError:
+                    continue
+            total, now = sum(size for _, size, _ in files), time.time()
+            for written, size, path in sorted(files):
+                if now - written < self.seconds and total <= self.bytes:
+                    break
+                path.unlink(missing_ok=True)
+                total -= size
+                if path.parent != self.folder and not any(path.parent.iterdir()):
+                    path.parent.rmdir()

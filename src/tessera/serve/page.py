@@ -1,0 +1,77 @@
+"""The page: its tabs, and what leads from one to another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tessera.serve.controls import Settings  # first: it tells gradio to be silent
+
+import gradio as gr  # isort: skip
+
+from tessera.serve.compare import Compare
+from tessera.serve.edit import Edit
+from tessera.serve.enlarge import Enlarge, Upscaler
+from tessera.serve.kept import Kept
+from tessera.serve.make import Make
+from tessera.serve.service import Service
+from tessera.serve.watch import Watch
+
+__all__ = ["build", "theme"]
+
+PRIVATE: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+
+
+def theme() -> gr.themes.Base:
+    """Fonts of the visitor's own system: nothing is loaded from elsewhere."""
+    words = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Ubuntu", "Cantarell", "Noto Sans", "sans-serif"]
+    signs = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace"]
+    return gr.themes.Soft(primary_hue="orange", secondary_hue="orange", neutral_hue="zinc", font=words, font_mono=signs)
+
+
+def build(service: Service, kept: Kept, upscaler: Upscaler | None = None) -> gr.Blocks:
+    """The page over a service."""
+    offers = service.shelf.offers
+    first = next(iter(offers.values()))
+    with gr.Blocks(title="Tessera", analytics_enabled=False) as page:
+        gr.HTML("<h1>Tessera</h1><p>Pictures from words, by diffusion over tokens and floats.</p>", elem_classes=["tessera-title"])
+        settings = Settings.make(service.shelf)
+        with gr.Tabs(selected="make") as tabs:
+            with gr.Tab("Make", id="make", visible="text_to_image" in first.flows) as make_tab:
+                make = Make.make(service, kept, settings)
+            with gr.Tab("Edit", id="edit", visible="text_to_image" in first.flows) as edit_tab:
+                edit = Edit.make(service, kept, settings)
+            with gr.Tab("Compare", id="compare"):
+                Compare.make(service, kept)
+            with gr.Tab("Watch", id="watch", visible="text_to_image" in first.flows) as watch_tab:
+                watch = Watch.make(service, kept, settings)
+            with gr.Tab("Enlarge", id="enlarge"):
+                enlarge = Enlarge.make(service.limits, kept, upscaler)
+
+        def visible_tabs(name: str) -> list[Any]:
+            flows = offers[name].flows if name in offers else []
+            return [gr.update(visible="text_to_image" in flows)] * 3
+
+        def to_edit(path: str | None, model: str) -> list[Any]:
+            return [gr.Tabs(selected="edit"), path, *edit.take(path, model)]
+
+        def to_watch(path: str | None) -> list[Any]:
+            values = make.again(path)
+            return [gr.Tabs(selected="watch"), values[0], values[2], *values[3:]]
+
+        settings.model.change(visible_tabs, settings.model, [make_tab, edit_tab, watch_tab], **PRIVATE)
+        make.actions["edit"].click(
+            to_edit, [make.chosen, settings.model], [tabs, edit.source, edit.original, edit.easel, edit.message], **PRIVATE
+        )
+        make.actions["enlarge"].click(lambda path: [gr.Tabs(selected="enlarge"), path], make.chosen, [tabs, enlarge.source], **PRIVATE)
+        make.actions["watch"].click(to_watch, make.chosen, [tabs, watch.prompt, watch.seed, *settings.values[1:]], **PRIVATE)
+        page.unload(_left(service))
+    page.queue(default_concurrency_limit=service.limits.waiting, max_size=2 * service.limits.waiting, api_open=True)
+    return page
+
+
+def _left(service: Service) -> Callable[[gr.Request], None]:
+    def leave(request: gr.Request) -> None:
+        service.leave(str(request.session_hash))
+
+    return leave

@@ -1,0 +1,173 @@
+"""The server: the page and the HTTP interface on one port, with a password where one is given."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import ipaddress
+import secrets
+import socket
+from collections.abc import Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from tessera.errors import TesseraError, UsageError
+from tessera.serve.kept import Kept
+from tessera.serve.limits import LIMITS, Limits
+from tessera.serve.service import Service
+from tessera.serve.shelf import Shelf
+
+__all__ = ["application", "check_binding", "parse_auth", "serve"]
+
+Auth = tuple[str, str]
+
+
+def parse_auth(text: str | None) -> Auth | None:
+    """ "user:password"; None of nothing."""
+    if text is None:
+        return None
+    user, colon, password = text.partition(":")
+    if not (user and colon and password):
+        raise UsageError("--auth needs a user and a password with a colon between them: --auth ann:secret")
+    return user, password
+
+
+def check_binding(host: str, port: int, auth: Auth | None) -> None:
+    """Raises UsageError for an address that others can reach when there is no password, or that cannot be used, and for a port in use."""
+    if not 1 <= port <= 65535:
+        raise UsageError(f"the port must be between 1 and 65535, not {port}")
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError:
+        raise UsageError(f"{host!r} is no address of this machine: give 127.0.0.1, or 0.0.0.0 for all") from None
+    if auth is None and not all(ipaddress.ip_address(str(entry[4][0]).partition("%")[0]).is_loopback for entry in found):
+        raise UsageError(f"at {host} everybody who reaches this machine could use it: give --auth user:password as well")
+    family, kind, protocol, _, address = found[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+        except OSError as error:
+            raise UsageError(f"cannot listen at {host} port {port} ({error.strerror}): choose another with --port") from None
+
+
+def application(service: Service, kept: Kept, auth: Auth | None = None, upscaler: Path | None = None) -> Any:
+    """The ASGI application; it closes the service when it ends."""
+    from tessera.serve.page import build, theme  # first: it tells gradio to be silent
+
+    import gradio as gr  # isort: skip
+    from fastapi import FastAPI
+    from PIL import Image
+
+    from tessera.serve.api import router
+    from tessera.serve.enlarge import Upscaler
+    from tessera.serve.showing import CSS
+
+    # Pillow refuses pictures of twice this many pixels before it decodes anything, also where gradio opens them.
+    Image.MAX_IMAGE_PIXELS = service.limits.upload_pixels // 2 + 1
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> Any:
+        yield
+        service.close()
+        kept.close()
+
+    app = FastAPI(title="Tessera", docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json", lifespan=lifespan)
+    app.include_router(router(service, kept))
+    page = build(service, kept, None if upscaler is None else Upscaler(upscaler))
+    gr.mount_gradio_app(
+        app, page, "/", auth=auth, footer_links=["api"], run_history=False, ssr_mode=False, mcp_server=False, enable_monitoring=False,
+        show_error=False, max_file_size=service.limits.upload_bytes, theme=theme(), css=CSS, blocked_paths=[],
+    )  # fmt: skip
+    return Guard(app, service.limits, auth)
+
+
+class Guard:
+    """Around the application: bodies no larger than the limit, and the password for `/v1`, as Basic or Bearer. The page asks itself."""
+
+    def __init__(self, app: Callable[..., Any], limits: Limits, auth: Auth | None) -> None:
+        self.app, self.limits, self.auth = app, limits, auth
+
+    async def __call__(self, scope: dict[str, Any], receive: Callable[..., Any], send: Callable[..., Any]) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = {name.lower(): value for name, value in scope["headers"]}
+        if scope["path"].startswith("/v1") and not self._admitted(headers.get(b"authorization", b"").decode("latin-1")):
+            await _answer(send, 401, "the password is missing or wrong", b"Basic")
+            return
+        length = headers.get(b"content-length", b"0")
+        most = self.limits.upload_bytes + (1 << 16)
+        if not length.isdigit() or int(length) > most:
+            await _answer(send, 413, f"a request may have at most {self.limits.upload_bytes >> 20} MB")
+            return
+        taken = 0
+
+        async def counted() -> Any:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if taken > most:
+                return {"type": "http.disconnect"}
+            return message
+
+        await self.app(scope, counted, send)
+
+    def _admitted(self, given: str) -> bool:
+        if self.auth is None:
+            return True
+        kind, _, secret = given.partition(" ")
+        user, password = self.auth
+        if kind.lower() == "bearer":  # what clients call a key
+            return any(secrets.compare_digest(secret.encode(), right.encode()) for right in (password, f"{user}:{password}"))
+        try:
+            told = base64.b64decode(secret, validate=True)
+        except (binascii.Error, ValueError):
+            return False
+        return kind.lower() == "basic" and secrets.compare_digest(told, f"{user}:{password}".encode())
+
+
+async def _answer(send: Callable[..., Any], status: int, sentence: str, challenge: bytes | None = None) -> None:
+    import json
+
+    headers = [(b"content-type", b"application/json")] + ([(b"www-authenticate", challenge)] if challenge else [])
+    body = json.dumps({"error": {"message": sentence, "type": "invalid_request_error", "param": None, "code": None}}).encode()
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def serve(
+    model: str | None = None,
+    models: Path | None = None,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    auth: Auth | None = None,
+    upscaler: Path | None = None,
+    device: str = "auto",
+    say: Callable[[str], None] = print,
+) -> None:
+    """Serves until it is stopped. The first model is loaded while the page can already be opened.
+
+    Raises:
+        UsageError: an address or model that cannot be used, or a public address without a password.
+    """
+    import logging
+
+    check_binding(host, port, auth)
+    kept = Kept(LIMITS.kept_seconds, LIMITS.kept_bytes)
+    service = Service(Shelf(models, model, device, LIMITS.models))
+    service.warm(next(iter(service.shelf.offers)))
+    try:
+        import uvicorn
+
+        app = application(service, kept, auth, upscaler)
+    except ModuleNotFoundError as error:
+        service.close()
+        if error.name not in ("gradio", "uvicorn", "fastapi"):
+            raise
+        raise TesseraError("the page needs gradio, which is not installed: pip install 'tessera[serve]'") from None
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    shown = f"[{host}]" if ":" in host else host
+    say(f"Tessera is at http://{shown}:{port}/ (Ctrl-C stops it)")
+    uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=2, h11_max_incomplete_event_size=1 << 16)

@@ -1,0 +1,57 @@
+"""Pictures that come from the page. Gradio would decode them before anybody looked at their size; here only their path is taken."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from PIL import Image, ImageOps
+
+from tessera.errors import TesseraError, UsageError
+from tessera.pictures import PictureLimits, decode, upright_rgb
+from tessera.serve.limits import Limits
+
+__all__ = ["Painting", "Upload", "drawable", "opened"]
+
+
+class Upload(gr.Image):
+    """A picture, as the path of its file."""
+
+    is_template = True
+
+    def preprocess(self, payload: Any) -> Any:
+        return None if payload is None else str(payload.path or "")
+
+
+class Painting(gr.ImageEditor):
+    """A picture that is painted on, as the paths of the files of its layers."""
+
+    is_template = True
+
+    def preprocess(self, payload: Any) -> Any:
+        return None if payload is None else [str(layer.path or "") for layer in payload.layers]
+
+
+def opened(path: str | None, limits: Limits, what: str = "the picture") -> Image.Image:
+    """The picture that was uploaded. TesseraError for what is none, and for one larger than the limits; its path is not told."""
+    if not path:
+        raise UsageError(f"{what} is missing: choose one first")
+    try:
+        if Path(path).stat().st_size > limits.upload_bytes:
+            raise TesseraError(f"{what} is a file of more than {limits.upload_bytes >> 20} MB, the most that is taken: make it smaller")
+        with Path(path).open("rb") as file:
+            return decode(file, what, PictureLimits(pixels=limits.upload_pixels))
+    except OSError:
+        raise UsageError(f"{what} is no longer here: choose it again") from None
+
+
+def drawable(picture: Image.Image, own: tuple[int, int] | None, limits: Limits) -> Image.Image:
+    """The picture in a size that a model with pictures of its `own` (height, width) can draw: itself, if its sides are multiples of 8 and
+    no smaller than the model's, or else scaled and cropped to them."""
+    picture = upright_rgb(picture)
+    height, width = own or (picture.height // 8 * 8, picture.width // 8 * 8)
+    fits = picture.width % 8 == 0 and picture.height % 8 == 0 and picture.width >= width and picture.height >= height
+    if fits and picture.width * picture.height <= min(limits.pixels, 16 * height * width):
+        return picture
+    return ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
