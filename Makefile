@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install generate test lint bench clean
+.PHONY: help install generate serve test lint bench clean
 
 help:  ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 12
@@ -26,6 +26,9 @@ $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
 
 generate: $(INSTALLED)  ## 4 pictures of PROMPT="..." in out/
 	@$(BIN)/tessera generate "$$PROMPT" -n 4 -o out
+
+serve: $(INSTALLED)  ## the web page, at http://127.0.0.1:7860/
+	@$(BIN)/tessera serve
 
 test: $(INSTALLED)  ## the whole suite
 	$(BIN)/python -m pytest -n $(WORKERS)
