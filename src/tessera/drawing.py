@@ -1,4 +1,4 @@
-"""Pictures drawn together: of one request, or of several that fit each other.
+"""Pictures drawn, or texts written, together: of one request, or of several that fit each other.
 
 Every picture has its own random numbers, those of its request's seed and its number there, so it comes out the same whoever else is in
 its batch.
@@ -15,11 +15,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from tessera.contexts.blend import Blend
 from tessera.flow import Flow, SamplingSettings
 from tessera.guidance.inpaint import Known
 from tessera.pictures import to_picture, to_tensor
 from tessera.randomness import Draws
-from tessera.record import Record
+from tessera.record import Record, Written
 from tessera.repainting import Repaint
 from tessera.samplers.loop import Callback
 
@@ -28,9 +29,9 @@ __all__ = ["Drawing", "draw"]
 
 @dataclass(frozen=True, eq=False)
 class Drawing:
-    """A request for pictures that was found to be right; `Model.drawing` makes them.
+    """A request for pictures or texts that was found to be right; `Model.drawing` makes them.
 
-    prompts: of each picture. grid: of its latents. record: of the first picture, without its prompt. init: the picture that it starts from.
+    prompts: of each. grid: of its latents. record: of the first picture, without its prompt. init: the picture that it starts from.
     repaint: the picture of which part is drawn anew.
     """
 
@@ -43,7 +44,7 @@ class Drawing:
     repaint: Repaint | None = None
 
     def __len__(self) -> int:
-        """Pictures."""
+        """Pictures or texts."""
         return len(self.prompts)
 
     def fits(self, other: Drawing) -> bool:
@@ -76,14 +77,20 @@ class Drawing:
             latents: Tensor = self.flow.codec.encode(to_tensor(picture, self.record.size)[None].to(self.flow.device))
         return latents
 
-    def finished(self, number: int, drawn: Image.Image) -> Image.Image:
-        """Picture `number` with its record, and with what stays of a given one."""
-        record = replace(self.record, index=self.record.index + number, prompt=self.prompts[number])
-        return record.attach(drawn if self.repaint is None else self.repaint.composite(drawn))
+    def finished(self, number: int, made: Tensor | str) -> Image.Image | Written:
+        """Picture or text `number` with its record, a picture with what stays of a given one."""
+        prompt, blend = self.prompts[number], None
+        if isinstance(prompt, Blend):
+            prompt, blend = prompt.words, prompt.description
+        record = replace(self.record, index=self.record.index + number, prompt=prompt, blend=blend)
+        if isinstance(made, str):
+            return Written(made, record)
+        picture = to_picture(made)
+        return record.attach(picture if self.repaint is None else self.repaint.composite(picture))
 
 
-def draw(pictures: Sequence[tuple[Drawing, int]], callback: Callback | None = None) -> list[Image.Image]:
-    """One batch. `pictures`: drawings that all fit each other, and the number of each picture within its own."""
+def draw(pictures: Sequence[tuple[Drawing, int]], callback: Callback | None = None) -> list[Any]:
+    """One batch of pictures, or of `Written` texts. `pictures`: drawings that all fit each other, and the number of each within its own."""
     first = pictures[0][0]
     flow, device, starts = first.flow, first.flow.device, [drawing.start for drawing, _ in pictures]
     draws = Draws([drawing.record.seed for drawing, _ in pictures], [drawing.record.index + number for drawing, number in pictures], device)
@@ -93,5 +100,8 @@ def draw(pictures: Sequence[tuple[Drawing, int]], callback: Callback | None = No
         latents = flow.sample(prompts, first.grid, first.settings, draws, callback, start, first.known)
     with torch.inference_mode():
         # One by one: a picture's last bits must not depend on the batch it was decoded in.
-        images = [flow.decode(row[None], first.grid)[0] for row in latents]
-    return [drawing.finished(number, to_picture(image)) for (drawing, number), image in zip(pictures, images, strict=True)]
+        made = [
+            flow.finish(row[None], first.grid, prompt, first.settings, draws.rows([number]))
+            for number, (row, prompt) in enumerate(zip(latents, prompts, strict=True))
+        ]
+    return [drawing.finished(number, one) for (drawing, number), one in zip(pictures, made, strict=True)]

@@ -9,21 +9,23 @@ from typing import Any
 import torch
 from PIL import Image
 
-from tessera import __version__
+from tessera import __version__, applications
+from tessera.contexts.blend import Blend
 from tessera.drawing import Drawing, draw
 from tessera.errors import UsageError, suggest
 from tessera.flow import Flow, SamplingSettings
 from tessera.model_weights import write_model
 from tessera.pictures import fingerprint, upright_rgb
-from tessera.record import Record
+from tessera.record import Record, Written
 from tessera.repainting import Repaint, place_of
 from tessera.samplers.loop import Callback
 from tessera.samplers.registry import any_sampler, sampler_name
 
 __all__ = ["PRECISIONS", "Model", "override", "settings_of", "torch_device", "whole_number"]
 
-Prompt = str | int | None
-"""Words, a class label, or None for models that take no prompt; of models of floats also pictures and mixtures, see `float_flow`."""
+Prompt = str | int | Blend | None
+"""Words, a class label, or None for models that take no prompt; of models of floats also pictures and mixtures, see `float_flow`, and of
+those with several flows blends."""
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 """Of matrix products while sampling; auto is bfloat16 on CUDA and float32 elsewhere."""
@@ -60,6 +62,7 @@ class Model:
         self.name, self.family, self.flows, self.size = name, family, dict(flows), size
         self.defaults, self.card, self.weights = defaults or next(iter(flows.values())).own_settings, dict(card or {}), weights
         self.partial = partial
+        self._blending: dict[str, Flow] = {}
         for flow in self.flows.values():
             flow.eval()
 
@@ -228,16 +231,34 @@ class Model:
         self, repaint: Repaint, prompts: Prompt | Sequence[Prompt], n: int, seed: int | None, settings: Mapping[str, Any], batch_size: int,
         precision: str, index: int, callback: Callback | None,
     ) -> list[Image.Image]:  # fmt: skip
-        known = [field.name for field in fields(SamplingSettings)]
-        for name in settings:
-            if name not in known:
-                raise UsageError(suggest("setting", name, known))
-        chosen = override(self.defaults, **settings)
+        chosen = self.settings(**settings)
         return list(
             self.stream(
                 prompts, n, seed, chosen, repaint=repaint, batch_size=batch_size, precision=precision, index=index, callback=callback
             )
         )
+
+    image_variation = applications.image_variation
+    blend = applications.blend
+    edit = applications.edit
+    image_to_text = applications.image_to_text
+    text_variation = applications.text_variation
+
+    def settings(self, **given: Any) -> SamplingSettings:
+        """The model's own with those that are given, and not None, in their place. UsageError for an unknown one, or one out of range."""
+        known = [field.name for field in fields(SamplingSettings)]
+        for name in given:
+            if name not in known:
+                raise UsageError(suggest("setting", name, known))
+        return override(self.defaults, **given)
+
+    def blending(self, to: str) -> Flow:
+        """The flows to "image" or to "text" as one, whose prompts are blends. UsageError where there is none."""
+        from tessera.families.versatile.blending import BlendFlow
+
+        if to not in self._blending:
+            self._blending[to] = BlendFlow.among(self.flows, to)
+        return self._blending[to]
 
     @property
     def drawing_flow(self) -> Flow:
@@ -267,12 +288,23 @@ class Model:
         """
         whole_number("batch_size", batch_size, 1)
         drawing = self.drawing(prompts, n, seed, settings, size=size, init=init, repaint=repaint, precision=precision, index=index)
-        numbers = range(len(drawing))
-        return (
-            picture
-            for first in range(0, len(drawing), batch_size)
-            for picture in draw([(drawing, number) for number in numbers[first : first + batch_size]], callback)
-        )
+        return _drawn(drawing, batch_size, callback)
+
+    def write(
+        self,
+        blends: Blend | Sequence[Blend],
+        n: int,
+        seed: int | None,
+        settings: SamplingSettings,
+        *,
+        batch_size: int = 8,
+        precision: str = "auto",
+        index: int = 0,
+        callback: Callback | None = None,
+    ) -> Iterator[Written]:
+        """`n` texts of each blend in a row, as their batch is finished. Each has its `record`; what is empty decoded to no words."""
+        whole_number("batch_size", batch_size, 1)
+        return _drawn(self.drawing(blends, n, seed, settings, precision=precision, index=index, to="text"), batch_size, callback)
 
     def drawing(
         self,
@@ -286,13 +318,17 @@ class Model:
         repaint: Repaint | None = None,
         precision: str = "auto",
         index: int = 0,
+        to: str = "image",
     ) -> Drawing:
-        """What `stream` draws batch by batch, to be drawn by `drawing.draw` together with pictures of other requests.
+        """What `stream` draws, or `write` writes (to "text"), batch by batch; `drawing.draw` makes it beside those of others.
 
         Raises:
             UsageError: as `text_to_image`.
         """
-        flow = self.drawing_flow
+        listed = [prompts] if prompts is None or isinstance(prompts, str | int | Blend) else list(prompts)
+        if not listed:
+            raise UsageError("the prompt is empty: say what to draw")
+        flow = self.blending(to) if to == "text" or any(isinstance(prompt, Blend) for prompt in listed) else self.drawing_flow
         if repaint is not None:
             size = (repaint.picture.height, repaint.picture.width)
         height, width = size or self.size
@@ -301,7 +337,7 @@ class Model:
         flow.windows(grid, settings)
         if settings.invert and init is None:
             raise UsageError("invert encodes a picture as noise, but none is given: give init too")
-        whole_number("n, the number of pictures,", n, 1)
+        whole_number(f"n, the number of {'pictures' if to == 'image' else 'texts'},", n, 1)
         whole_number("index", index, 0)
         seed = secrets.randbelow(2**32) if seed is None else seed
         whole_number("seed", seed, 0)
@@ -309,7 +345,9 @@ class Model:
             raise UsageError(suggest("precision", precision, PRECISIONS))
         if precision == "auto":
             precision = "bfloat16" if self.device.type == "cuda" else "float32"
-        rows = [prompt for prompt in self._prompts(flow, prompts, settings) for _ in range(n)]
+        for prompt in listed:
+            flow.check_prompt(prompt, settings)
+        rows = [prompt for prompt in listed for _ in range(n)]
         record = Record(
             version=__version__, model=self.name, weights=self.weights, prompt=None, seed=seed, index=index, size=(height, width),
             precision=precision, init=None if init is None else fingerprint(init), **asdict(replace(settings, sampler=_name_of(settings))),
@@ -318,14 +356,12 @@ class Model:
             record = replace(record, picture=repaint.picture_sha256, mask=repaint.mask_sha256, feather=repaint.feather, place=repaint.place)
         return Drawing(flow, rows, grid, settings, record, init, repaint)
 
-    @staticmethod
-    def _prompts(flow: Flow, prompts: Prompt | Sequence[Prompt], settings: SamplingSettings) -> list[Prompt]:
-        listed = [prompts] if prompts is None or isinstance(prompts, str | int) else list(prompts)
-        if not listed:
-            raise UsageError("the prompt is empty: say what to draw")
-        for prompt in listed:
-            flow.check_prompt(prompt, settings)
-        return listed
+
+def _drawn(drawing: Drawing, batch_size: int, callback: Callback | None) -> Iterator[Any]:
+    """Pictures or texts, as their batch is finished."""
+    numbers = range(len(drawing))
+    for first in range(0, len(drawing), batch_size):
+        yield from draw([(drawing, number) for number in numbers[first : first + batch_size]], callback)
 
 
 def override(base: SamplingSettings, **given: Any) -> SamplingSettings:

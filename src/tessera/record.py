@@ -1,4 +1,4 @@
-"""What a picture remembers: everything needed to make it again, as JSON in the PNG's text chunk "tessera"."""
+"""What a picture remembers: everything needed to make it again, as JSON in the PNG's text chunk "tessera". Words remember it too."""
 
 import json
 from dataclasses import MISSING, asdict, dataclass, fields
@@ -10,14 +10,14 @@ from PIL import Image, PngImagePlugin
 from tessera.errors import TesseraError, UsageError
 from tessera.pictures import open_picture
 
-__all__ = ["Record", "save_png"]
+__all__ = ["Record", "Written", "save_png"]
 
 KEY = "tessera"
 
 
 @dataclass(frozen=True)
 class Record:
-    """How a picture was made.
+    """How a picture, or a text, was made.
 
     version: of Tessera. model, weights: the model's name and the SHA-256 of its weights file (None: never saved).
     prompt: words, a class label, or None. seed, index: the request's seed and the picture's number within the request.
@@ -89,6 +89,21 @@ class Record:
                 f"{path} carries no Tessera metadata: only PNG files that Tessera wrote, and nothing has changed, can be made again"
             )
         return record
+
+
+class Written(str):
+    """A text that knows how it was made, as pictures do."""
+
+    record: Record
+
+    def __new__(cls, text: str, record: Record) -> "Written":
+        made = super().__new__(cls, text)
+        made.record = record
+        return made
+
+    def __getnewargs__(self) -> tuple[str, Record]:  # type: ignore[override]
+        """For copies."""
+        return str(self), self.record
 
 
 def save_png(picture: Image.Image, path: Path) -> None:
