@@ -3,6 +3,7 @@
 Beside networks that start as nothing, these make training start from the best linear basis of a patch instead of from noise.
 """
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -32,6 +33,12 @@ class LinearPath(nn.Module):
     def decode(self, z: Float[Tensor, "b d h w"]) -> Float[Tensor, "b 3 h2 w2"]:
         return F.pixel_shuffle(self.decoder(z.movedim(1, -1)).movedim(-1, 1), self.patch)
 
-    def start_from(self, image: Float[Tensor, "b 3 h w"]) -> None:
-        """Principal components of the pictures' patches."""
+    @torch.no_grad()
+    def start_from(self, image: Float[Tensor, "b 3 h w"], unit: bool = False) -> None:
+        """Principal components of the pictures' patches. unit: each with a standard deviation of 1."""
         start_linear(self.encoder, self.decoder, F.pixel_unshuffle(image, self.patch).movedim(1, -1).flatten(0, 2))
+        if unit:
+            size = self.encode(image).std((0, 2, 3)).clamp(min=1e-3)
+            self.encoder.weight.div_(size[:, None])
+            self.encoder.bias.div_(size)
+            self.decoder.weight.mul_(size)
