@@ -9,9 +9,10 @@ Its loss (section 3) is the cross-entropy of the text plus β times the divergen
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -64,6 +65,10 @@ class TextVAE(nn.Module):
             only tensors can be encoded and decoded, until `load_extra_files` has found them beside a saved model.
         pieces: how many tokens of a text are read; the rest is cut with a warning.
         dropout: share of features left out in training.
+        pooling: what h is made of: "first", the [CLS] token as above, or "all", the states of all tokens side by side, from which a small
+            model learns sooner (there is no A then).
+        normalised: the mean is scaled to numbers of mean square 1, so that latents are of unit size without a divergence that asks for it.
+        memories: keys and values in front of each layer that the latent becomes.
     """
 
     def __init__(
@@ -76,6 +81,9 @@ class TextVAE(nn.Module):
         merges: Sequence[str] | str | Path | None = None,
         pieces: int = PIECES,
         dropout: float = 0.1,
+        pooling: Literal["first", "all"] = "first",
+        normalised: bool = False,
+        memories: int = 1,
     ) -> None:
         from transformers import BertConfig, BertModel, GPT2Config, GPT2Model
 
@@ -91,9 +99,12 @@ class TextVAE(nn.Module):
             raise UsageError(
                 f"text autoencoder: latent must be positive, and pieces {pieces} with 2 markers fit length {encoder['length']}"
             )
+        if pooling not in ("first", "all") or memories < 1:
+            raise UsageError(f"text autoencoder: pooling must be first or all and memories at least 1, not {pooling!r} and {memories}")
         self.config: dict[str, Any] = {
             "kind": "text-vae", "encoder": dict(encoder), "decoder": dict(decoder), "latent": latent,
             "words": None if words is None else list(words), "pieces": pieces, "dropout": dropout,
+            "pooling": pooling, "normalised": normalised, "memories": memories,
         }  # fmt: skip
         self.latent, self.pieces = latent, pieces
         self.reader: WordPieces | None = None
@@ -108,17 +119,18 @@ class TextVAE(nn.Module):
                 intermediate_size=encoder.get("hidden", 4 * encoder["width"]), max_position_embeddings=encoder["length"],
                 hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout, pad_token_id=0,
                 initializer_range=_spread(encoder["width"]),
-            )
+            ),
+            add_pooling_layer=pooling == "first",
         )  # fmt: skip
-        self.encoder.linear = nn.Linear(encoder["width"], 2 * latent, bias=False)
+        self.encoder.linear = nn.Linear(encoder["width"] * (1 if pooling == "first" else pieces + 2), 2 * latent, bias=False)
         gpt: Any = GPT2Model(
             GPT2Config(
                 vocab_size=written, n_embd=decoder["width"], n_layer=decoder["layers"], n_head=decoder["heads"],
-                n_positions=decoder["length"], resid_pdrop=dropout, embd_pdrop=dropout, attn_pdrop=dropout, bos_token_id=None,
-                eos_token_id=None, initializer_range=_spread(decoder["width"]),
+                n_positions=decoder["length"] + memories - 1, resid_pdrop=dropout, embd_pdrop=dropout, attn_pdrop=dropout,
+                bos_token_id=None, eos_token_id=None, initializer_range=_spread(decoder["width"]),
             )
         )  # fmt: skip
-        gpt.linear = nn.Linear(latent, decoder["layers"] * decoder["width"], bias=False)
+        gpt.linear = nn.Linear(latent, decoder["layers"] * memories * decoder["width"], bias=False)
         gpt.linear_emb = nn.Linear(latent, decoder["width"], bias=False)
         # Under the original's names; its head is the token embedding again, and not stored here.
         self.decoder = nn.ModuleDict({"transformer": gpt})
@@ -163,8 +175,14 @@ class TextVAE(nn.Module):
     def distribution(self, ids: Int[Tensor, "b l"]) -> Encoded:
         """q(z | text) of tokenized texts; 0 is padding."""
         found = self.encoder(input_ids=ids, attention_mask=(ids > 0).long())
-        mean, log_variance = self.encoder.linear(found.pooler_output).chunk(2, -1)
-        return Encoded(found.last_hidden_state, found.pooler_output, mean, log_variance)
+        hidden = found.last_hidden_state
+        pooled = found.pooler_output
+        if self.config["pooling"] == "all":
+            pooled = F.pad(hidden * (ids > 0).unsqueeze(-1), (0, 0, 0, self.pieces + 2 - ids.shape[1])).flatten(1)
+        mean, log_variance = self.encoder.linear(pooled).chunk(2, -1)
+        if self.config["normalised"]:
+            mean = F.normalize(mean.float(), dim=-1) * self.latent**0.5
+        return Encoded(hidden, pooled, mean, log_variance)
 
     def tokenize(self, texts: Sequence[str]) -> Int[Tensor, "b l"]:
         """What the encoder reads. Warns of unknown words and of what was cut. UsageError without a vocabulary."""
@@ -178,8 +196,12 @@ class TextVAE(nn.Module):
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> Float[Tensor, "b z"]:
         """The mean of q(z | text). One by one, so that a text's numbers do not depend on its batch."""
-        rows = [self.distribution(self.tokenize([text])).mean for text in texts]
+        rows = [self.means([text]) for text in texts]
         return torch.cat(rows) if rows else torch.empty(0, self.latent, device=self.device)
+
+    def means(self, texts: Sequence[str]) -> Float[Tensor, "b z"]:
+        """The same of all at once, for training."""
+        return self.distribution(self.tokenize(texts)).mean
 
     def logits(
         self, latents: Float[Tensor, "b z"], ids: Int[Tensor, "b l"], embedding: bool = True, memory: bool = True
@@ -194,10 +216,10 @@ class TextVAE(nn.Module):
         """What the decoder sees before the first token: one key and value a layer."""
         from transformers import DynamicCache
 
-        gpt, heads = self._gpt, self.config["decoder"]["heads"]
+        gpt, heads, memories = self._gpt, self.config["decoder"]["heads"], self.config["memories"]
         past = DynamicCache(config=gpt.config)
         for layer, row in enumerate(gpt.linear(latents).chunk(len(gpt.h), -1)):
-            key = row.view(len(row), heads, 1, gpt.embed_dim // heads)
+            key = row.view(len(row), memories, heads, gpt.embed_dim // heads).transpose(1, 2)
             past.update(key, key, layer)
         return past
 
@@ -253,10 +275,15 @@ class TextVAE(nn.Module):
             )
         return self.writer
 
-    def losses(self, texts: Sequence[str], draws: Draws) -> TextLoss:
-        """The two parts of the loss of texts, differentiable. `draws`: the noise of z."""
+    def losses(self, texts: Sequence[str], draws: Draws, deviation: float | None = None) -> TextLoss:
+        """The two parts of the loss of texts, differentiable.
+
+        draws: the noise of z. deviation: of q, in place of what the encoder says.
+        """
         writer = self._writer()
         encoded = self.distribution(self.tokenize(texts))
+        if deviation is not None:
+            encoded = encoded._replace(log_variance=torch.full_like(encoded.mean, 2 * math.log(deviation)))
         latents = encoded.mean + (encoded.log_variance / 2).exp() * draws.normal(self.latent).to(encoded.mean)
         ids = filled([self._fitting(writer.encode(text)) for text in texts], writer.pad).to(latents.device)
         return TextLoss(self.reconstruction(latents, ids, writer.pad), divergence(encoded))
