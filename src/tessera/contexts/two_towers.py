@@ -96,9 +96,17 @@ class TwoTowers(JointEncoder):
         return self.text_projection((context.embeddings * real).sum(1) / real.sum(1))
 
     def encode_image(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+        return self.image_projection(self.positions(image).mean(1))
+
+    def positions(self, image: Float[Tensor, "b 3 h w"], weights: Float[Tensor, "b n 1"] | None = None) -> Float[Tensor, "b n d"]:
+        """Features of each position, row-major, of pictures in [-1, 1]. weights: how much of each position enters.
+
+        Raises UsageError for pictures of another size.
+        """
         if image.shape[2:] != (self.size, self.size):
             raise UsageError(f"this encoder sees pictures of {self.size}x{self.size}, not {image.shape[3]}x{image.shape[2]}")
-        x = self.stem(image).flatten(2).transpose(1, 2) + self.position_embedding
+        x = self.stem(image).flatten(2).transpose(1, 2)
+        x = (x if weights is None else x * weights) + self.position_embedding
         for block in self.blocks:
             x = block(x, None)
-        return self.image_projection(self.norm(x).mean(1))
+        return self.norm(x)

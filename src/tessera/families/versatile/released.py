@@ -19,7 +19,7 @@ from tessera.checkpoints.registry import find_local
 from tessera.checkpoints.safe_read import Archive, StoredTensor, Tensors, read_archive
 from tessera.codecs.kl import KLAutoencoder
 from tessera.codecs.text_vae import TextVAE
-from tessera.contexts.clip_tokens import CLIPTokens, CLIPView, load_clip_tokens
+from tessera.contexts.clip_tokens import CLIPTokens, load_clip_tokens
 from tessera.contexts.tokenizer import read_merges
 from tessera.errors import UsageError, suggest
 from tessera.families.versatile.checkpoint import LAYOUTS, load_network, network_names
@@ -246,7 +246,7 @@ def _clip(archive: Archive, found: _Contents, extras: Extras, views: set[str] | 
         if extras.clip is not None:
             raise UsageError(f"{archive.path} has its CLIP inside: leave clip out, and give the tokenizer's merges alone")
         made = _empty("clip", found, found.prefixes["clip"])
-        towers = ["clip."] if views is None else sorted({tower for view in views for tower in CLIPView.TOWERS[view]})
+        towers = ["clip."] if views is None else sorted({tower for view in views for tower in CLIPTokens.towers[view]})
         for tower in towers:
             part = tower.removeprefix("clip.")
             load_part_state(made.clip.get_submodule(part.rstrip(".")), Tensors(found.stored), "CLIP", found.prefixes["clip"] + part)
