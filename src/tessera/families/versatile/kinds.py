@@ -156,15 +156,16 @@ class ContextLayers(nn.Module):
         widths: channels of the state at each place.
         heads: of attention.
         width: features per row of the context.
+        factor: of the blocks' MLPs, see `layers.GatedMLP`.
     """
 
     blocks: Any
     context_width: int | None = None
     """Features per row of the embeddings that it takes; None where it takes none."""
 
-    def __init__(self, widths: Sequence[int], heads: int, width: int) -> None:
+    def __init__(self, widths: Sequence[int], heads: int, width: int, factor: int = 4) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(ContextBlock(channels, heads, width) for channels in widths)
+        self.blocks = nn.ModuleList(ContextBlock(channels, heads, width, factor) for channels in widths)
 
     def rows(self, context: Context) -> Float[Tensor, "b l d"]:
         """The context as rows of `width` features."""
@@ -180,8 +181,8 @@ class ContextLayers(nn.Module):
 class Rows(ContextLayers):
     """Embeddings [B, L, width], as they are."""
 
-    def __init__(self, widths: Sequence[int], heads: int, width: int) -> None:
-        super().__init__(widths, heads, width)
+    def __init__(self, widths: Sequence[int], heads: int, width: int, factor: int = 4) -> None:
+        super().__init__(widths, heads, width, factor)
         self.context_width = width
 
     def rows(self, context: Context) -> Float[Tensor, "b l d"]:
@@ -199,8 +200,8 @@ class Labels(ContextLayers):
         count: number of classes.
     """
 
-    def __init__(self, widths: Sequence[int], heads: int, width: int, count: int) -> None:
-        super().__init__(widths, heads, width)
+    def __init__(self, widths: Sequence[int], heads: int, width: int, count: int, factor: int = 4) -> None:
+        super().__init__(widths, heads, width, factor)
         self.embedding = nn.Embedding(count + 1, width)
 
     def rows(self, context: Context) -> Float[Tensor, "b l d"]:

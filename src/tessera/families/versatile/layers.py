@@ -116,12 +116,13 @@ class GatedMLP(nn.Module):
     """down(a · GELU(g)), (a, g) = up(x) (Shazeer 2020, arXiv 2002.05202, GEGLU).
 
     Args:
-        width: features per token; four times as many between the layers.
+        width: features per token.
+        factor: so many times as many between the layers.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, factor: int = 4) -> None:
         super().__init__()
-        self.up, self.down = Linear(width, 8 * width), Linear(4 * width, width)
+        self.up, self.down = Linear(width, 2 * factor * width), Linear(factor * width, width)
 
     def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         if torch.is_grad_enabled():
@@ -145,15 +146,16 @@ class ContextBlock(nn.Module):
         width: channels of the state.
         heads: of both attentions.
         context_width: features per context row.
+        factor: of the MLP, see `GatedMLP`.
     """
 
-    def __init__(self, width: int, heads: int, context_width: int) -> None:
+    def __init__(self, width: int, heads: int, context_width: int, factor: int = 4) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(GROUPS, width, eps=1e-6)
         self.enter = Linear(width, width)
         self.self_norm, self.self_attention = nn.LayerNorm(width), SelfAttention(width, heads, bias=False)
         self.cross_norm, self.cross_attention = nn.LayerNorm(width), CrossAttention(width, heads, context_width, bias=False)
-        self.mlp_norm, self.mlp = nn.LayerNorm(width), GatedMLP(width)
+        self.mlp_norm, self.mlp = nn.LayerNorm(width), GatedMLP(width, factor)
         self.leave = _zero(Linear(width, width))
 
     def forward(

@@ -1,4 +1,4 @@
-"""The multi-flow U-Net of Versatile Diffusion (Xu et al. 2022, arXiv 2211.08332): eps from x_t, t and one or several contexts.
+"""The multi-flow U-Net of Versatile Diffusion (Xu et al. 2022, arXiv 2211.08332): eps (or v, x_0) from x_t, t and contexts.
 
 A network has layers of three sorts. The global ones, of the time, serve every flow; data layers belong to a data type, context layers to a
 context type. A flow of one data type and one context type runs the table of `steps`, taking each layer from its owner:
@@ -22,6 +22,7 @@ from tessera.errors import UsageError, suggest
 from tessera.families.versatile.kinds import CONTEXT_TYPES, DATA_TYPES, ContextLayers, DataLayers, Step
 from tessera.families.versatile.layers import GROUPS, TimeEmbedding
 from tessera.families.versatile.mixing import Prepared, Share
+from tessera.processes.gaussian import PARAMETRISATIONS
 
 __all__ = ["FlowNetwork", "MultiFlowUNet", "steps"]
 
@@ -63,6 +64,7 @@ class MultiFlowUNet(nn.Module):
         data: data types by name: {"kind": an entry of `DATA_TYPES`, …its arguments}.
         contexts: context types by name: {"kind": an entry of `CONTEXT_TYPES`, …its arguments}.
         timesteps: number of discrete times that it tells apart.
+        parametrisation: what it predicts, see `processes.gaussian`; released networks predict eps.
     """
 
     time: Any
@@ -78,12 +80,14 @@ class MultiFlowUNet(nn.Module):
         data: Mapping[str, Mapping[str, Any]],
         contexts: Mapping[str, Mapping[str, Any]],
         timesteps: int = 1000,
+        parametrisation: str = "eps",
     ) -> None:
         super().__init__()
         self.config: dict[str, Any] = {
             "kind": "versatile", "widths": list(widths), "blocks": blocks, "context_levels": list(context_levels), "heads": heads,
             "data": {name: dict(value) for name, value in data.items()},
             "contexts": {name: dict(value) for name, value in contexts.items()}, "timesteps": timesteps,
+            "parametrisation": parametrisation,
         }  # fmt: skip
         _check(self.config)
         self.steps = steps(widths, blocks, context_levels)
@@ -119,8 +123,6 @@ class FlowNetwork(nn.Module):
     It takes prepared contexts of every type, and mixtures of them (`mix`), not only those of its own.
     """
 
-    parametrisation = "eps"
-    """What the output is; see `processes.gaussian`."""
     takes_any_grid = True
     prompted = True
 
@@ -139,6 +141,12 @@ class FlowNetwork(nn.Module):
     def whole(self) -> MultiFlowUNet:
         """The network that it is part of."""
         return self._whole[0]
+
+    @property
+    def parametrisation(self) -> str:
+        """What the output is; see `processes.gaussian`."""
+        kind: str = self.whole.config["parametrisation"]
+        return kind
 
     @property
     def uses(self) -> tuple[str, ...]:
@@ -175,7 +183,7 @@ class FlowNetwork(nn.Module):
         return Prepared((Share(layers, *layers.keys_values(context)),))
 
     def forward(self, x_t: Float[Tensor, "b ..."], t: Float[Tensor, " b"], context: Context | Prepared) -> Float[Tensor, "b ..."]:
-        """eps in the precision of x_t.
+        """eps, or what its parametrisation says, in the precision of x_t.
 
         x_t: noisy latents. t: times in (0, 1]: those of the process's schedule; t · timesteps - 1 is what the network is told.
         context: a `Context` of this flow's type, or what `prepare` or `mix` made.
@@ -232,5 +240,7 @@ def _check(config: dict[str, Any]) -> None:
     for width in [*(widths[level] for level in levels), widths[-1]]:
         if width % config["heads"]:
             raise UsageError(f"{config['heads']} heads do not divide the width {width} of a level with context")
+    if config["parametrisation"] not in PARAMETRISATIONS:
+        raise UsageError(suggest("parametrisation", str(config["parametrisation"]), PARAMETRISATIONS))
     if not config["data"] or not config["contexts"]:
         raise UsageError("a network needs at least one data type and one context type")
