@@ -23,7 +23,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from tessera.data.dataset import Example
-from tessera.data.scenes_language import Caption, describe
+from tessera.data.scenes_language import Caption, describe, reword
 from tessera.errors import UsageError
 from tessera.randomness import derive_seed
 
@@ -219,3 +219,7 @@ class Scenes:
         """Many examples at once: pictures and captions."""
         described = [self.describe(index, seed) for index in indices]
         return torch.from_numpy(np.stack([render(scene) for scene, _ in described])), [caption.text for _, caption in described]
+
+    def reworded(self, indices: Sequence[int], seed: int) -> list[str]:
+        """The captions of `batch` in other words: the same facts."""
+        return [reword(self.describe(index, seed)[1], random.Random(derive_seed("reword", self.seed, index, seed))) for index in indices]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NUMBERS", "REGIONS", "RELATIONS", "VOCABULARY", "Caption", "Mention", "Relation", "describe", "phrase", "region_of", "relation_holds",
+    "reword",
 ]  # fmt: skip
 
 NUMBERS = {1: "a", 2: "two", 3: "three"}
@@ -25,6 +26,8 @@ RELATIONS = {
     "left": ("left of", "to the left of"),
     "right": ("right of", "to the right of"),
 }
+INVERSE = {"above": "below", "below": "above", "left": "right", "right": "left"}
+"""B lies so where A lies `kind` B."""
 REGIONS = {
     (0, 0): "in the top left",
     (0, 1): "at the top",
@@ -141,3 +144,32 @@ def describe(scene: Scene, rng: random.Random) -> Caption:
     if background:
         text = f"{text} on {background}" if rng.random() < 0.4 else f"{text} on a {background} background"
     return Caption(text.replace(" ,", ","), mentions, relations, region, background)
+
+
+def reword(caption: Caption, rng: random.Random) -> str:
+    """Other words for the same facts: another opening, another order of the things, another word for how they lie."""
+    mentions, (relation,) = list(caption.mentions), caption.relations or (None,)
+    while True:
+        kind = relation and relation.kind
+        order = list(mentions)
+        if kind is None:
+            order = sorted(mentions, key=lambda _: rng.random())
+        elif rng.random() < 0.5:
+            order[:2], kind = order[1::-1], INVERSE[kind]
+        phrases = [phrase(mention) for mention in order]
+        text = phrases[0]
+        if kind is not None:
+            text = f"{text} {_pick(rng, RELATIONS[kind])} {phrases[1]}"
+        elif len(phrases) == 2:
+            text = f"{text} and {phrases[1]}"
+        elif len(phrases) == 3:
+            text = f"{text}, {phrases[1]}"
+        if len(phrases) == 3:
+            text = f"{text} and {phrases[2]}"
+        if caption.region is not None:
+            text = f"{text} {REGIONS[caption.region]}"
+        text = _pick(rng, _OPENINGS if mentions[0].count == 1 else _PLURAL_OPENINGS) + text
+        if caption.background is not None:
+            text = f"{text} on {caption.background}" if rng.random() < 0.5 else f"{text} on a {caption.background} background"
+        if text != caption.text:
+            return text
