@@ -28,6 +28,7 @@ class Batch(NamedTuple):
     """image: uint8 [B, 3, H, W], 0..255. tokens: int64 [B, N] where they are known already. positions: see the module.
 
     skipped: files that could not be read and were not named with an earlier batch: path → reason.
+    rewordings: the prompts in other words, where they were asked for and the dataset has some.
     """
 
     image: UInt8[Tensor, "b 3 h w"] | None
@@ -35,6 +36,7 @@ class Batch(NamedTuple):
     prompts: list[Any]
     positions: list[int]
     skipped: dict[str, str]
+    rewordings: list[Any] | None = None
 
     def to(self, device: torch.device) -> Batch:
         move = {name: value.to(device, non_blocking=True) for name in ("image", "tokens") if (value := getattr(self, name)) is not None}
@@ -81,12 +83,16 @@ class Batches(TorchDataset[Batch]):
         size: pictures per batch.
         stride, offset: positions from one batch to the next, and of the first.
         shuffle: False reads the dataset in its own order (validation).
+        reworded: ask for the prompts in other words too.
     """
 
-    def __init__(self, data: Dataset, seed: int, size: int, stride: int | None = None, offset: int = 0, shuffle: bool = True) -> None:
+    def __init__(
+        self, data: Dataset, seed: int, size: int, stride: int | None = None, offset: int = 0, shuffle: bool = True, reworded: bool = False
+    ) -> None:
         if len(data) == 0:
             raise UsageError("the dataset is empty: no picture was found in it")
         self.data, self.seed, self.size, self.shuffle = data, seed, size, shuffle
+        self.reword = getattr(data, "reworded", None) if reworded else None
         self._reported: set[str] = set()
         self.stride, self.offset = size if stride is None else stride, offset
 
@@ -98,9 +104,12 @@ class Batches(TorchDataset[Batch]):
             image, tokens, prompts = self._collate([self._readable(p, int(i)) for p, i in zip(positions, indices, strict=True)])
         else:
             (image, prompts), tokens = self._passes(many, positions, indices), None
+        rewordings = None
+        if self.reword is not None:
+            rewordings = [text for part, seed in self._by_pass(positions, indices) for text in self.reword(part, seed)]
         skipped = {path: reason for path, reason in self.data.skipped.items() if path not in self._reported}
         self._reported.update(skipped)
-        return Batch(image, tokens, prompts, positions, skipped)
+        return Batch(image, tokens, prompts, positions, skipped, rewordings)
 
     def _indices(self, positions: np.ndarray) -> np.ndarray:
         passes, within = np.divmod(positions, len(self.data))
@@ -114,9 +123,13 @@ class Batches(TorchDataset[Batch]):
 
     def _passes(self, many: Any, positions: Sequence[int], indices: np.ndarray) -> tuple[Tensor, list[Any]]:
         """Whole batches from a dataset that makes them, one call per pass over the data (a pass has one seed)."""
-        passes = np.array(positions) // len(self.data)
-        parts = [many(indices[passes == e].tolist(), derive_seed(self.seed, "pass", int(e))) for e in np.unique(passes)]
+        parts = [many(part, seed) for part, seed in self._by_pass(positions, indices)]
         return torch.cat([image for image, _ in parts]), [prompt for _, prompts in parts for prompt in prompts]
+
+    def _by_pass(self, positions: Sequence[int], indices: np.ndarray) -> list[tuple[list[int], int]]:
+        """The examples of each pass, and its seed."""
+        passes = np.array(positions) // len(self.data)
+        return [(indices[passes == e].tolist(), derive_seed(self.seed, "pass", int(e))) for e in np.unique(passes)]
 
     def _readable(self, position: int, index: int) -> Any:
         """The example, or the next one that can be read."""
@@ -149,10 +162,10 @@ def batches(source: Batches, first: int, last: int, workers: int = 0, pin: bool 
     return iter(loader)
 
 
-def fixed_batches(data: Dataset, examples: int, size: int, seed: int = 0) -> list[Batch]:
+def fixed_batches(data: Dataset, examples: int, size: int, seed: int = 0, reworded: bool = False) -> list[Batch]:
     """The first `examples` examples in order, at most `size` in a batch: the same every time."""
     examples = min(examples, len(data))
     made = []
     for first in range(0, examples, size):
-        made.append(Batches(data, seed, min(size, examples - first), stride=1, offset=0, shuffle=False)[first])
+        made.append(Batches(data, seed, min(size, examples - first), stride=1, offset=0, shuffle=False, reworded=reworded)[first])
     return made

@@ -77,7 +77,7 @@ def curve(values: Sequence[float], title: str) -> Image.Image:
 
 
 def save_panel(folder: Path, step: int, panels: Mapping[str, Panel]) -> dict[str, Image.Image]:
-    """Write the PNG files of a panel, taken once per kind of weights ("raw", "ema"); returns them by name."""
+    """Write the PNG and text files of a panel, taken once per kind of weights ("raw", "ema"); returns the pictures by name."""
     images: dict[str, Image.Image] = {}
     first = next(iter(panels.values()))
     for name in first.pictures:
@@ -91,6 +91,10 @@ def save_panel(folder: Path, step: int, panels: Mapping[str, Panel]) -> dict[str
     for name, image in images.items():
         with write_file(folder / f"{step:08d}-{name}.png") as part:
             image.save(part, format="PNG")
+    for name in first.texts:
+        for weights, panel in panels.items():
+            with write_file(folder / f"{step:08d}-{name}-{weights}.txt") as part:
+                part.write_text("".join(f"{line}\n" for line in panel.texts[name]), encoding="utf-8")
     return images
 
 

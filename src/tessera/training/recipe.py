@@ -19,9 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from tessera.errors import UsageError, suggest
 
 __all__ = [
-    "AutoregressiveLoss", "Average", "Checkpoints", "ClipRecipe", "CodecRecipe", "DenoisingLoss", "FlowModel", "FlowRecipe", "MaskedLoss",
-    "NullPromptRecipe", "Optimizer", "PanelSettings", "Part", "ReaderRecipe", "Recipe", "Sampling", "Schedule", "TextCodecRecipe",
-    "Validation", "VariationalLoss", "as_read_now", "load_recipe",
+    "AutoregressiveLoss", "Average", "Checkpoints", "ClipRecipe", "CodecRecipe", "DenoisingLoss", "FlowModel", "FlowRecipe", "JointFlow",
+    "JointRecipe", "MaskedLoss", "NullPromptRecipe", "Optimizer", "PanelSettings", "Part", "ReaderRecipe", "Recipe", "Sampling",
+    "Schedule", "TextCodecRecipe", "Validation", "VariationalLoss", "as_read_now", "load_recipe",
 ]  # fmt: skip
 
 Part = dict[str, Any]
@@ -91,7 +91,7 @@ class Sampling(Section):
 class Recipe(Section):
     """What every task has."""
 
-    task: str = Field(description="clip, codec, flow, null-prompt, scenes-reader or text-codec")
+    task: str = Field(description="clip, codec, flow, flows, null-prompt, scenes-reader or text-codec")
     name: str = Field(default="model", description="what the trained model is called")
     out: str = Field(description="run folder: checkpoints, metrics, pictures and the trained model")
     seed: int = Field(default=0, description="decides initial weights, data order and noise")
@@ -174,6 +174,9 @@ class TextCodecRecipe(Recipe):
         default=None, description="optimiser steps in which beta rises from 0, again and again; null: it is constant", ge=4
     )
     free_bits: float = Field(default=0.0, description="divergence in nats of a number of the vector below which it costs nothing", ge=0)
+    deviation: float | None = Field(
+        default=None, description="standard deviation of a text's vectors, the same for all; null: the encoder learns it", gt=0
+    )
 
 
 class ClipRecipe(Recipe):
@@ -210,7 +213,9 @@ class AutoregressiveLoss(Section):
 
 
 class DenoisingLoss(Section):
-    objective: Literal["v", "eps", "x_0", "min-snr"] | None = Field(default=None, description="whose error counts; null: the network's own")
+    objective: Literal["v", "eps", "x_0", "min-snr", "root-snr"] | None = Field(
+        default=None, description="whose error counts; null: the network's own"
+    )
     gamma: float = Field(default=5.0, description="min-snr: the signal-to-noise ratio above which it counts no more", gt=0)
     time_sampling: Literal["uniform", "stratified"] = Field(default="uniform", description="how times are drawn")
 
@@ -268,6 +273,61 @@ class NullPromptRecipe(Recipe):
     token_views: int = Field(default=1, description="token cache: random crops kept of each picture", ge=1)
 
 
+class JointFlow(Section):
+    """One of several flows that are trained together."""
+
+    weight: float = Field(default=1.0, description="of its loss", gt=0)
+    share: float = Field(default=1.0, description="share of a step's pairs that it sees", gt=0, le=1)
+    drop: float = Field(default=0.1, description="share of its prompts replaced by no prompt", ge=0, lt=1)
+    blank: int | None = Field(
+        default=None,
+        description="of flows from pictures: the grey level of the picture that stands for no prompt; null: zeros",
+        ge=0,
+        le=255,
+    )
+
+
+class JointRecipe(Recipe):
+    """Train several flows of one network together, from pictures with captions (Versatile Diffusion)."""
+
+    task: Literal["flows"]
+    flows: dict[str, JointFlow] = Field(
+        description="what learns: text_to_image, image_to_image, image_to_text, text_to_text or some of them"
+    )
+    codecs: dict[str, str | Part] = Field(
+        default={}, description="by data type (image, text): folder of a trained codec, or a description; one left out is that of `init`"
+    )
+    context: str | Part | None = Field(
+        default=None, description="the encoder of words and pictures: a trained one's folder, a CLIP, a description; null: that of `init`"
+    )
+    train_context: bool = Field(default=False, description="train the context encoder with the network")
+    network: Part = Field(default={}, description="the network; empty: that of `init` with the layers that it lacks")
+    processes: dict[str, Part] = Field(
+        default={}, description="by data type: the noise schedule; by default linear-beta, latent diffusion's"
+    )
+    denoising: DenoisingLoss = Field(default=DenoisingLoss(), description="the loss")
+    reworded: bool = Field(default=False, description="flows from words to words learn other words for the same, where the data has some")
+    gradients: dict[str, float] = Field(
+        default={},
+        description="what gradients of layers are multiplied with before they are clipped, by how the names of their tensors begin: "
+        "time, data.image, data.text, contexts.image, contexts.text",
+    )
+    init: str | None = Field(
+        default=None, description="model to start from, with one flow or several: every layer that it has is taken over"
+    )
+    copies: dict[str, str] = Field(
+        default={}, description="with init: layers that it lacks and those of it that they start as, contexts.image: contexts.text"
+    )
+    sampling: Sampling = Field(default=Sampling(), description="how the panel samples, and how the trained model does by default")
+
+    @field_validator("flows")
+    @classmethod
+    def _some(cls, value: dict[str, JointFlow]) -> dict[str, JointFlow]:
+        if not value:
+            raise ValueError("name at least one flow")
+        return value
+
+
 class ReaderRecipe(Recipe):
     """Train a network that reads the scenes of the built-in world, whose features FID and the like are measured with."""
 
@@ -276,8 +336,8 @@ class ReaderRecipe(Recipe):
 
 
 RECIPES: dict[str, type[Recipe]] = {
-    "clip": ClipRecipe, "codec": CodecRecipe, "flow": FlowRecipe, "null-prompt": NullPromptRecipe, "scenes-reader": ReaderRecipe,
-    "text-codec": TextCodecRecipe,
+    "clip": ClipRecipe, "codec": CodecRecipe, "flow": FlowRecipe, "flows": JointRecipe, "null-prompt": NullPromptRecipe,
+    "scenes-reader": ReaderRecipe, "text-codec": TextCodecRecipe,
 }  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from tessera.training.recipe import (
     ClipRecipe,
     CodecRecipe,
     FlowRecipe,
+    JointRecipe,
     NullPromptRecipe,
     ReaderRecipe,
     Recipe,
@@ -90,6 +91,10 @@ def make_task(recipe: Recipe, size: int) -> Task:
         from tessera.training.text_codec import TextCodecTask
 
         return TextCodecTask(recipe)
+    if isinstance(recipe, JointRecipe):
+        from tessera.training import joint_making
+
+        return joint_making.make(recipe, size)
     from tessera.training import flow_making
 
     assert isinstance(recipe, FlowRecipe | NullPromptRecipe)

@@ -11,7 +11,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from tessera.randomness import BatchDraws
-from tessera.training.loader import Batch
+from tessera.training.loader import Batch, Batches
 from tessera.training.recipe import Optimizer
 
 __all__ = ["Panel", "StepDraws", "Task", "to_bytes", "to_picture"]
@@ -22,12 +22,14 @@ class Panel:
     """Answers to "is my run normal?": numbers by name, series (name → (labels, values)), and pictures uint8 [B, 3, H, W].
 
     curves: statistics that training itself keeps, name → values at t = 1, 2, …; of the weights in training, not of averaged ones.
+    texts: words made, name → a line for each.
     """
 
     scalars: dict[str, float] = field(default_factory=dict)
     series: dict[str, tuple[list[str], list[float]]] = field(default_factory=dict)
     pictures: dict[str, UInt8[Tensor, "b 3 h w"]] = field(default_factory=dict)
     curves: dict[str, list[float]] = field(default_factory=dict)
+    texts: dict[str, list[str]] = field(default_factory=dict)
 
 
 class Task(nn.Module):
@@ -36,6 +38,9 @@ class Task(nn.Module):
     `forward(batch, seed)` is the loss (a scalar) and a report (name → scalar tensor, detached, for the metrics, the same names always);
     every random number in it comes from `seed` and the batch's positions. While training, `positions[0] // total` steps are done.
     """
+
+    rewords = False
+    """Whether batches should have the prompts in other words too."""
 
     def forward(self, batch: Batch, seed: int, total: int) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         """Loss of one batch; `total`: pictures of the whole optimiser step, of which the batch may be a part."""
@@ -60,8 +65,8 @@ class Task(nn.Module):
         """The part of the state that training changes: what is averaged and stored in checkpoints."""
         return {name: value.detach() for name, value in self.state_dict(keep_vars=True).items()}
 
-    def begin(self, first: Callable[[], Batch]) -> None:
-        """Called once, before a run's first step; `first()` gives the pictures of that whole step, to every process the same.
+    def begin(self, batches: Batches) -> None:
+        """Called once, before a run's first step; `batches[i]` are the pictures of the whole step i, to every process the same.
 
         For what starts from data.
         """

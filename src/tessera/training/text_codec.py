@@ -4,7 +4,8 @@
 
 β can rise again and again from 0, which keeps the vector from being ignored (Fu et al. 2019, arXiv 1903.10145): in each cycle it is 0 for
 one half, rises for a quarter and stays for a quarter. Numbers whose divergence is below the free bits cost nothing (Kingma et al. 2016,
-arXiv 1606.04934).
+arXiv 1606.04934). With a given deviation the vector's noise is the same for all texts and its divergence only bounds its mean: β can be 0
+where the codec normalises that (Ghosh et al. 2020, arXiv 1903.12436: regularised autoencoders of this kind).
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ class TextCodecTask(Task):
             codec = started
         self.codec = codec.train()
         self.beta, self.cycle, self.free = recipe.beta, recipe.beta_cycle, recipe.free_bits
+        self.deviation = recipe.deviation
         self._warned = False
 
     def forward(self, batch: Batch, seed: int, total: int) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
@@ -63,7 +65,7 @@ class TextCodecTask(Task):
         beta = self.beta * (cyclic(batch.positions[0] // total, self.cycle) if self.training else 1.0)
         with warnings.catch_warnings():
             self._once()
-            loss = self.codec.losses(_texts(batch), draws)
+            loss = self.codec.losses(_texts(batch), draws, self.deviation)
         return loss.total(beta, self.free), {
             "reconstruction": loss.reconstruction.detach().mean(),
             "divergence": loss.divergence.detach().sum(-1).mean(),

@@ -103,9 +103,9 @@ class Trainer:
                 f"({processes} processes x accumulate {recipe.accumulate}): make it a multiple of {parts}"
             )
         part = recipe.batch_size // parts
-        self.source = Batches(data, recipe.seed, part, stride=part * processes, offset=part * rank)
+        self.source = Batches(data, recipe.seed, part, stride=part * processes, offset=part * rank, reworded=task.rewords)
         self.main = self.accelerator.is_main_process
-        task.to(accelerator.device).begin(lambda: Batches(data, recipe.seed, recipe.batch_size)[0])
+        task.to(accelerator.device).begin(Batches(data, recipe.seed, recipe.batch_size))
         self.model: Any = self.accelerator.prepare_model(task)
         self.task = task
         if processes > 1:
@@ -122,7 +122,9 @@ class Trainer:
         self.pending: list[dict[str, Tensor]] = []  # reports since the last line of metrics
         self.figures: dict[str, float] = {}  # the latest losses, for the model's card
         self.skipped: dict[str, str] = {}
-        self.fixed = fixed_batches(validation, recipe.validation.examples, part) if validation is not None and self.main else []
+        self.fixed: list[Batch] = []
+        if validation is not None and self.main:
+            self.fixed = fixed_batches(validation, recipe.validation.examples, part, reworded=task.rewords)
         self._stop = threading.Event()
 
     def run(self) -> None:

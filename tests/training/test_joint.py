@@ -1,0 +1,246 @@
+"""Training several flows of one network together: tiny ones on the built-in world."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tessera.codecs.kl import KLAutoencoder
+from tessera.codecs.text_vae import TextVAE
+from tessera.contexts.two_towers import TwoTowers
+from tessera.data.scenes import Scenes
+from tessera.data.scenes_language import VOCABULARY
+from tessera.errors import UsageError
+from tessera.families.versatile.network import FlowNetwork
+from tessera.families.versatile.presets import FLOWS
+from tessera.float_flow import FloatFlow
+from tessera.loading import load
+from tessera.part_folder import save_part
+from tessera.training.joint_task import JointTask
+from tessera.training.loader import Batches
+from tessera.training.recipe import load_recipe, parse_recipe
+from tessera.training.run import make_task, train
+from tests.training.tiny import COMMON, metrics, write
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+KL: dict[str, Any] = {
+    "kind": "kl", "channels": 6, "width": 16, "multipliers": [1], "blocks": 0, "features": 8, "patch": 16, "local": True, "kernel": 1,
+    "linear_start": True, "scale": 1.0,
+}  # fmt: skip
+SIZES = {"length": 28, "layers": 1, "width": 16, "heads": 2}
+TEXT: dict[str, Any] = {
+    "kind": "text-vae", "latent": 8, "words": list(VOCABULARY), "encoder": SIZES, "decoder": SIZES, "pieces": 26, "dropout": 0.0,
+    "pooling": "all", "normalised": True, "memories": 2,
+}  # fmt: skip
+CLIP: dict[str, Any] = {
+    "kind": "tower-tokens", "vocabulary": list(VOCABULARY), "length": 26, "text_width": 16, "text_depth": 1, "text_heads": 2,
+    "image_width": 16, "image_depth": 1, "image_heads": 2, "width": 16,
+}  # fmt: skip
+JOINT: dict[str, Any] = COMMON | {
+    "task": "flows",
+    "codecs": {"image": KL, "text": TEXT},
+    "context": CLIP,
+    "network": {
+        "kind": "versatile", "widths": [32], "blocks": 1, "context_levels": [0], "heads": 2, "parametrisation": "v",
+        "data": {"text": {"positions": 2}}, "contexts": {"text": {"factor": 1}},
+    },
+    "processes": {"image": {"kind": "cosine", "shift": -2.0}, "text": {"kind": "cosine"}},
+    "flows": {
+        "text_to_image": {"share": 0.5}, "image_to_image": {"share": 0.25, "weight": 2.0}, "image_to_text": {"blank": 0},
+        "text_to_text": {"weight": 0.5},
+    },
+    "reworded": True,
+    "steps": 4,
+    "optimizer": {"rate": 2e-3, "weight_decay": 0.0, "clip": 1.0},
+    "ema": {"decay": 0.9, "every": 1},
+    "sampling": {"sampler": "ddim", "steps": 2, "guidance": 2.0},
+}  # fmt: skip
+
+
+def task_of(**changes: Any) -> JointTask:
+    torch.manual_seed(0)
+    made = make_task(parse_recipe({"out": "nowhere", **JOINT, **changes}, "here"), 64)
+    assert isinstance(made, JointTask)
+    return made
+
+
+def test_a_run_writes_a_model_of_four_flows_over_one_network(tmp_path: Path) -> None:
+    validation = {"data": {"kind": "scenes", "split": "held-out"}, "examples": 3, "every": 4}
+    run = train(write(tmp_path, JOINT, validation=validation, panel={"every": 4, "pictures": 2, "prompts": ["a red circle"]}))
+    assert {f"squared_error_{name}" for name in FLOWS} <= metrics(run)[-1].keys()
+    assert {f"squared_error_{name}" for name in FLOWS} <= metrics(run, "panel")[-1].keys()
+    files = {path.name.split("-", 1)[1] for path in (run / "panel").iterdir()}
+    assert {"text_to_image-ema.png", "originals_and_image_to_image-ema.png", "image_to_text-ema.txt", "text_to_text-raw.txt"} <= files
+    assert (run / "panel" / "00000004-text_to_text-ema.txt").read_text().startswith("a red circle -> ")
+    model = load(run / "model", "cpu")
+    assert set(model.flows) == set(FLOWS)
+    networks = [flow.network for flow in model.flows.values()]
+    assert all(isinstance(network, FlowNetwork) and network.whole is networks[0].whole for network in networks)
+    assert model.flows["text_to_image"].loss.process.config != model.flows["text_to_text"].loss.process.config
+    alone = load(run / "model", "cpu", flows=["text_to_image"])
+    assert torch.equal(
+        torch.tensor(list(model.text_to_image("a red circle", seed=0)[0].getdata())),
+        torch.tensor(list(alone.text_to_image("a red circle", seed=0)[0].getdata())),
+    )
+    assert not alone.flows["text_to_image"].network.whole.config["data"].keys() & {"text"}
+
+
+def test_going_on_gives_the_same_weights(tmp_path: Path) -> None:
+    checkpoint = {"every": 2, "minutes": None}
+    whole = train(write(tmp_path / "whole", JOINT, checkpoint=checkpoint))
+    parts = write(tmp_path / "parts", JOINT, checkpoint=checkpoint)
+    train(parts, ["steps=2"])
+    parts = train(parts)
+    assert (whole / "model" / "model.safetensors").read_bytes() == (parts / "model" / "model.safetensors").read_bytes()
+
+
+@torch.no_grad()
+def test_a_step_is_the_same_in_parts() -> None:
+    """Loss, report and noise of a step of eight pairs are those of its halves, which have different numbers of each flow's pairs."""
+    task, data = task_of(), Scenes(length=24)
+    whole = Batches(data, 0, 8, reworded=True)[1]
+    parts = [Batches(data, 0, size, stride=8, offset=offset, reworded=True)[1] for size, offset in ((2, 0), (2, 2), (2, 4), (2, 6))]
+    loss, report = task(whole, 5, 8)
+    made = [task(part, 5, 8) for part in parts]
+    torch.testing.assert_close(torch.stack([each for each, _ in made]).mean(), loss)
+    for name, value in report.items():
+        torch.testing.assert_close(torch.stack([values[name] for _, values in made]).mean(), value)
+
+
+@torch.no_grad()
+def test_flows_count_by_their_weights() -> None:
+    batch = Batches(Scenes(length=24), 0, 8, reworded=True)[0]
+    loss, report = task_of()(batch, 1, 8)
+    weights = {"text_to_image": 1.0, "image_to_image": 2.0, "image_to_text": 1.0, "text_to_text": 0.5}
+    torch.testing.assert_close(loss, sum(weight * report[f"squared_error_{name}"] for name, weight in weights.items()))
+
+
+def gradients(task: JointTask, seed: int = 1) -> dict[str, torch.Tensor]:
+    batch = Batches(Scenes(length=24), 0, 8, reworded=task.rewords)[0]
+    task(batch, seed, 8)[0].backward()
+    return {name: value.grad for name, value in task.network.named_parameters() if value.grad is not None}
+
+
+def random_heads(task: JointTask) -> JointTask:
+    """What starts at zero hides what is before it."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in task.network.parameters():
+            if parameter.ndim > 1:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    return task
+
+
+def test_gradients_of_groups_of_layers_are_scaled() -> None:
+    plain = gradients(random_heads(task_of()))
+    scaled = gradients(random_heads(task_of(gradients={"data.image": 0.1, "time": 0.5, "contexts.text": 0.0})))
+    for name, value in plain.items():
+        factor = 0.1 if name.startswith("data.image.") else 0.5 if name.startswith("time.") else 0.0 if "contexts.text" in name else 1.0
+        torch.testing.assert_close(scaled[name], factor * value)
+    assert any(value.abs().sum() > 0 for name, value in plain.items() if name.startswith("contexts.text."))
+
+
+def test_a_flow_alone_trains_nothing_of_the_others() -> None:
+    task = random_heads(task_of(flows={"image_to_text": {}}))
+    assert set(task.network.data) == {"text"}
+    assert set(task.network.contexts) == {"image"}
+    assert all(value.abs().sum() > 0 for value in gradients(task).values())
+
+
+def test_words_to_words_learn_other_words() -> None:
+    batch = Batches(Scenes(length=24), 0, 4, reworded=True)[0]
+    task = task_of()
+    flow = dict(task._each())["text_to_text"]
+    image = torch.zeros(4, 3, 64, 64)
+    expected = task.codecs["text"].means(batch.rewordings)
+    assert batch.rewordings is not None
+    assert all(given != other for given, other in zip(batch.prompts, batch.rewordings, strict=True))
+    assert torch.equal(task._latents(flow, batch, image, [0, 1, 2, 3]), expected)
+    assert torch.equal(task._latents(dict(task._each())["image_to_text"], batch, image, [1]), task.codecs["text"].means([batch.prompts[1]]))
+
+
+def test_everything_but_the_network_is_frozen_unless_asked() -> None:
+    before = {name: value.clone() for name, value in task_of().state_dict().items()}
+    for train_context in (False, True):
+        task = random_heads(task_of(train_context=train_context))
+        optimizer = torch.optim.SGD([value for value in task.parameters() if value.requires_grad], 0.1)
+        gradients(task)
+        optimizer.step()
+        changed = {name.split(".")[0] for name, value in task.state_dict().items() if not torch.equal(value, before[name])}
+        assert changed == ({"network", "encoder"} if train_context else {"network"})
+        assert {name.split(".")[0] for name in task.live_state()} == changed
+        assert not task.codecs["text"].training
+
+
+def test_it_starts_from_a_model_of_one_flow(tmp_path: Path) -> None:
+    """As Versatile Diffusion did from Stable Diffusion: what is there is taken over, what is not is new or a copy of other layers."""
+    one = {key: value for key, value in JOINT.items() if key != "network"}
+    single = {**JOINT["network"], "data": {}, "contexts": {}}
+    run = train(write(tmp_path / "one", JOINT, flows={"text_to_image": {}}, network=single, steps=1))
+    first: Any = load(run / "model", "cpu").flows["text_to_image"]
+    init = {"init": str(run / "model"), "copies": {"contexts.image": "contexts.text"}, "context": None, "codecs": {"text": TEXT}}
+    task = task_of(**{**one, "network": {}, **init})
+    ours, theirs = task.network.state_dict(), first.network.whole.state_dict()
+    assert set(task.network.data) == {"image", "text"}
+    assert all(torch.equal(ours[name], value) for name, value in theirs.items())
+    assert all(
+        torch.equal(value, theirs[name.replace("contexts.image", "contexts.text")])
+        for name, value in ours.items()
+        if name.startswith("contexts.image.")
+    )
+    assert task.flows[0]["text_to_image"].loss.process.config == first.loss.process.config
+    for changes, message in [
+        ({"network": {**JOINT["network"], "widths": [64]}}, "does not fit the recipe: time.first.weight is"),
+        ({"copies": {"contexts.image": "contexts.sound"}}, "has no layers 'contexts.sound'"),
+        ({"codecs": {}}, "codecs.text is missing"),
+    ]:
+        with pytest.raises(UsageError, match=message):
+            task_of(**{**one, "network": {}, **init, **changes})
+
+
+def test_a_trained_clip_is_read_token_by_token(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    towers = TwoTowers(**{name: value for name, value in CLIP.items() if name != "kind"})
+    save_part(towers, tmp_path / "clip")
+    task = task_of(context=str(tmp_path / "clip"))
+    assert all(torch.equal(value, towers.state_dict()[name]) for name, value in task.encoder.state_dict().items())
+
+
+def test_the_scenes_recipe_fits_its_memory(tmp_path: Path) -> None:
+    """Its parts, made new, are those of the other recipes; all of them fit 25 MB in half precision."""
+    for name, part, key in [("kl", KLAutoencoder, "codec"), ("text-vae", TextVAE, "codec"), ("clip", TwoTowers, "encoder")]:
+        config = dict(getattr(load_recipe(RECIPES / f"scenes_{name.replace('-', '_')}.yaml"), key))
+        config.pop("kind")
+        save_part(part(**config), tmp_path / name)
+    folders = [f"codecs.image={tmp_path / 'kl'}", f"codecs.text={tmp_path / 'text-vae'}", f"context={tmp_path / 'clip'}"]
+    task = make_task(load_recipe(RECIPES / "scenes_versatile.yaml", folders), 64)
+    assert sum(value.numel() for value in task.parameters()) * 2 <= 25e6
+    assert all(isinstance(flow, FloatFlow) for flow in task.flows[0].values())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"flows": {}}, "name at least one flow"),
+        ({"flows": {"text_to_picture": {}}}, "did you mean 'text_to_image'"),
+        ({"flows": {"text_to_image": {"share": 0}}}, "share.* is 0"),
+        ({"flows": {"text_to_image": {"weight": -1}}}, "weight.* is -1"),
+        ({"flows": {"text_to_image": {"blank": 3}}}, "this flow's prompts are words"),
+        ({"codecs": {"text": TEXT}}, "codecs.image is missing"),
+        ({"codecs": {"image": TEXT, "text": TEXT}}, "codecs.image is 'text-vae'"),
+        ({"codecs": {"image": {"kind": "patch"}, "text": TEXT}}, "codecs.image is 'patch': the flows need a codec of floats"),
+        ({"context": None}, "context is missing"),
+        ({"context": {"kind": "words", "vocabulary": ["a"], "length": 3, "width": 8, "depth": 0, "heads": 1}}, "token by token"),
+        ({"network": {"kind": "absorbing"}}, "network"),
+        ({"network": {**JOINT["network"], "data": {"text": {"width": 9}}}}, "texts of 9 channels, but their codec has 8"),
+        ({"network": {**JOINT["network"], "contexts": {"text": {"width": 9}}}}, "rows of 9, but the encoder gives 16"),
+        ({"network": {**JOINT["network"], "parametrisation": "w"}}, "parametrisation"),
+        ({"gradients": {"data.sound": 0.1}}, "no layer's name begins with 'data.sound'"),
+        ({"copies": {"contexts.image": "contexts.text"}}, "there is no init"),
+        ({"data": {"kind": "scene-labels", "length": 24}}, "learn captions, but the dataset gives"),
+    ],
+)
+def test_wrong_recipes(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        train(write(tmp_path, {**JOINT, **changes}))
