@@ -106,7 +106,8 @@ def parse_named(text: str, known: Sequence[str] | None = None) -> tuple[str, dic
             raise UsageError(f"in {text!r}: {suggest('setting', key, known)}")
         else:
             given[key] = value
-    return name.strip(), {key: value if key in ("sampler", "size") else yaml.safe_load(value) for key, value in given.items()}
+    as_written = () if known is None else ("sampler", "size")  # settings of models that have forms of their own
+    return name.strip(), {key: value if key in as_written else yaml.safe_load(value) for key, value in given.items()}
 
 
 def _caption(data: "Dataset", index: int) -> Any:

@@ -56,11 +56,19 @@ class RunningStatistics:
         if not len(batch):
             return
         mean = batch.mean(0)
-        centred, shift = batch - mean, mean - self._mean
-        total = self.count + len(batch)
-        self._deviations.addmm_(centred.T, centred)
-        self._deviations.addr_(shift, shift, alpha=self.count * len(batch) / total)
-        self._mean += shift * (len(batch) / total)
+        centred = batch - mean
+        self._join(len(batch), mean, centred.T @ centred)
+
+    def join(self, other: RunningStatistics) -> None:
+        """Takes in what another one has taken in."""
+        if other.count:
+            self._join(other.count, other._mean, other._deviations)
+
+    def _join(self, count: int, mean: Float[Tensor, " d"], deviations: Float[Tensor, "d d"]) -> None:
+        shift, total = mean - self._mean, self.count + count
+        self._deviations += deviations
+        self._deviations.addr_(shift, shift, alpha=self.count * count / total)
+        self._mean += shift * (count / total)
         self.count = total
 
     def result(self) -> Statistics:

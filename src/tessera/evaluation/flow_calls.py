@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-
-from PIL import Image
 
 from tessera.contexts.joint import JointEncoder
 from tessera.errors import UsageError
@@ -16,6 +14,7 @@ from tessera.float_flow import FloatFlow
 from tessera.flow import SamplingSettings
 from tessera.model import Model
 from tessera.samplers.loop import Callback
+from tessera.samplers.registry import any_sampler, sampler_name
 
 __all__ = ["CALLS", "FlowCall"]
 
@@ -43,6 +42,14 @@ class FlowCall:
             raise UsageError(f"model {model.name!r} has no flow {flow}, but {', '.join(sorted(model.flows))}: give a model that has it")
 
     @property
+    def about(self) -> dict[str, Any]:
+        """What a report says of the model and its settings."""
+        sampler = self.settings.sampler
+        named = replace(self.settings, sampler=sampler_name(any_sampler(sampler) if isinstance(sampler, str) else sampler))
+        about = {"name": f"model:{self.model.name}", "kind": "model", "model": self.model.name, "weights": self.model.weights}
+        return about | {"settings": asdict(named), "precision": self.precision}
+
+    @property
     def reads_words(self) -> bool:
         return self.flow.startswith("text")
 
@@ -50,29 +57,21 @@ class FlowCall:
     def writes_words(self) -> bool:
         return self.flow.endswith("text")
 
-    def __call__(self, given: Sequence[Any], seed: int, callback: Callback | None = None) -> list[Any]:
-        """Pictures or texts of all that is given, words or pictures, computed together."""
+    def __call__(self, given: Sequence[Any], seed: int, index: int = 0, callback: Callback | None = None) -> list[Any]:
+        """Pictures or texts of all that is given, words or pictures, computed together; each depends on (seed, index + its place)."""
+        how: dict[str, Any] = {"batch_size": len(given), "precision": self.precision, "index": index, "callback": callback}
         if self.flow == "text_to_image":
-            return self._draw(given, seed, callback)
+            return list(self.model.stream(list(given), 1, seed, self.settings, **how))
         if self.by_path:
             with TemporaryDirectory() as folder:
                 paths = [str(Path(folder) / f"{number}.png") for number in range(len(given))]
                 for path, picture in zip(paths, given, strict=True):
                     picture.save(path)
-                return self._draw(paths, seed, callback)
-        chosen = {
-            field.name: value
-            for field in fields(SamplingSettings)
-            if (value := getattr(self.settings, field.name)) != getattr(self.model.defaults, field.name)
-        }
-        run = getattr(self.model, CALLS[self.flow])
-        made: list[Any] = run(list(given), 1, seed, batch_size=len(given), precision=self.precision, callback=callback, **chosen)
-        return made
-
-    def _draw(self, prompts: Sequence[str], seed: int, callback: Callback | None) -> list[Image.Image]:
-        return list(
-            self.model.stream(list(prompts), 1, seed, self.settings, batch_size=len(prompts), precision=self.precision, callback=callback)
-        )
+                return list(self.model.stream(paths, 1, seed, self.settings, **how))
+        names = [field.name for field in fields(SamplingSettings)]
+        own = {name: getattr(self.settings, name) for name in names if getattr(self.settings, name) != getattr(self.model.defaults, name)}
+        made: list[Any] = getattr(self.model, CALLS[self.flow])(list(given), 1, seed, **how, **own)
+        return [str(text) for text in made] if self.writes_words else made
 
 
 def _takes_pictures(model: Model) -> bool:
