@@ -23,11 +23,13 @@ from tessera.serve.jobs import ENDED, Job
 from tessera.serve.kept import Kept
 from tessera.serve.requests import Draw, visible
 from tessera.serve.service import Service
-from tessera.serve.showing import data_url, failure, quiet
+from tessera.serve.showing import data_url, failure, quiet, said
 
 __all__ = ["Cell", "Compare", "chart", "table"]
 
 SIX = "the six methods"
+OWN_STEPS = ("fast", "guidance-fast")
+"""Methods that leave out steps of the model's own number, and so take none."""
 CELL, GAP, LINE = 148, 10, 15
 WORLD = ("scenes",)
 """How names of models of the scenes world begin, which a judge can read."""
@@ -128,16 +130,16 @@ class Compare:
                     break
                 seconds = time.monotonic() - started
                 left = f", about {max(1, round(seconds * (1 - done) / done))} s left" if done > 0.02 else ""
-                yield quiet(f"{len(judged)} of {len(jobs)} columns{left}"), html, gr.skip(), gr.skip()
+                yield said(f"{len(judged)} of {len(jobs)} columns{left}"), html, gr.skip(), gr.skip()
                 await asyncio.sleep(4 * LOOK)
             if not cells:
                 errors = [job.error for job in jobs.values() if job.error]
-                yield (failure(errors[0]) if errors else quiet("Stopped."), html, gr.skip(), gr.skip())
+                yield failure(errors[0]) if errors else said("Stopped."), html, gr.skip(), gr.skip()
                 return
             png = self.kept.png(chart(rows, list(dict.fromkeys(cell.column for cell in cells)), cells), "comparison")
             sheet = self.kept.text(as_csv(cells), "comparison.csv")
             stopped = any(job.state == "cancelled" for job in jobs.values())
-            yield quiet("Stopped." if stopped else f"{len(cells)} pictures in {time.monotonic() - started:.0f} s."), html, png, sheet
+            yield said("Stopped." if stopped else f"{len(cells)} pictures in {time.monotonic() - started:.0f} s."), html, png, sheet
         except TesseraError as error:
             yield failure(str(error)), *nothing
         finally:
@@ -156,7 +158,7 @@ class Compare:
         for model in models:
             offer = self.service.shelf.offer(model)
             for sampler in chosen:
-                for count in steps:
+                for count in [None] if sampler in OWN_STEPS else steps:
                     method = sampler if sampler in METHODS else None
                     settings = sampling(offer, None if method else sampler, count, None, None, None)
                     name = " ".join(filter(None, [model if len(models) > 1 else "", sampler, f"{count} steps" if count else ""]))

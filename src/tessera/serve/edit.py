@@ -16,8 +16,8 @@ from tessera.serve.kept import Kept
 from tessera.serve.requests import Draw
 from tessera.serve.requests import Edit as Editing
 from tessera.serve.service import Service
-from tessera.serve.showing import failure, quiet, status
-from tessera.serve.uploads import Painting, Upload, drawable, opened
+from tessera.serve.showing import failure, quiet, said, status
+from tessera.serve.uploads import drawable, opened, painting, upload
 
 __all__ = ["Edit"]
 
@@ -35,8 +35,8 @@ class Edit:
     kept: Kept
     settings: Settings
     original: gr.State
-    easel: Painting
-    source: Upload
+    easel: gr.ImageEditor
+    source: gr.Image
     message: gr.HTML
     prompt: gr.Textbox
 
@@ -46,14 +46,12 @@ class Edit:
         original = gr.State(None)
         with gr.Row():
             with gr.Column(scale=5, min_width=300):
-                source = Upload(
-                    label="Picture", sources=["upload", "clipboard"], height=180, elem_id="edit-source", image_mode=None, type="filepath"
-                )
+                source = upload(label="Picture", height=180, elem_id="edit-source")
                 way = gr.Radio(list(WAYS), value=next(iter(WAYS)), label="What to do", elem_id="edit-way")
-                easel = Painting(
-                    label="Paint over what to draw anew", sources=(), transforms=(), layers=False, elem_id="easel",
+                easel = painting(
+                    label="Paint over what to draw anew", transforms=(), layers=False, elem_id="easel",
                     brush=gr.Brush(default_size=48, colors=["#ff3366"], default_color="#ff3366", color_mode="fixed"),
-                    eraser=gr.Eraser(default_size=48), canvas_size=(EASEL, EASEL), height=420, image_mode="RGBA", type="filepath",
+                    eraser=gr.Eraser(default_size=48), canvas_size=(EASEL, EASEL), height=420,
                 )  # fmt: skip
                 with gr.Group(visible=False) as extending:
                     sides = gr.CheckboxGroup(list(SIDES), value=["right"], label="Extend to the", elem_id="edit-sides")
@@ -108,7 +106,7 @@ class Edit:
         sides = f"{picture.width}x{picture.height}"
         fitted = "" if picture.size == given.size else " It was scaled and cropped to a size that the model draws."
         place, easel = self.kept.png(picture, "edited"), self.kept.png(shown, "easel")
-        return [place, {"background": easel, "layers": [], "composite": easel}, quiet(f"The picture is {sides}.{fitted}")]
+        return [place, {"background": easel, "layers": [], "composite": easel}, said(f"The picture is {sides}.{fitted}")]
 
     def further(self, results: list[str], model: str) -> list[Any]:
         """The first result as the picture to edit."""

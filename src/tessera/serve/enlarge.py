@@ -16,8 +16,8 @@ from tessera.pictures import upright_rgb
 from tessera.record import KEY
 from tessera.serve.kept import Kept
 from tessera.serve.limits import Limits
-from tessera.serve.showing import failure, quiet
-from tessera.serve.uploads import Upload, opened
+from tessera.serve.showing import failure, quiet, said
+from tessera.serve.uploads import opened, upload
 
 if TYPE_CHECKING:
     from torch import nn
@@ -90,7 +90,7 @@ class Enlarge:
     limits: Limits
     kept: Kept
     upscaler: Upscaler | None
-    source: Upload
+    source: gr.Image
 
     @classmethod
     def make(cls, limits: Limits, kept: Kept, upscaler: Upscaler | None) -> Enlarge:
@@ -98,9 +98,7 @@ class Enlarge:
         ways = [LANCZOS] if upscaler is None else [LANCZOS, LEARNED]
         with gr.Row():
             with gr.Column(scale=4, min_width=300):
-                source = Upload(
-                    label="Picture", sources=["upload", "clipboard"], height=240, elem_id="enlarge-source", image_mode=None, type="filepath"
-                )
+                source = upload(label="Picture", height=240, elem_id="enlarge-source")
                 with gr.Row():
                     factor = gr.Radio(list(FACTORS), value="4 times", label="How much", elem_id="enlarge-factor")
                     hint = "" if upscaler else "Lanczos keeps what is there. A learned upscaler comes with tessera serve --upscaler FILE."
@@ -139,7 +137,7 @@ class Enlarge:
         larger = lanczos(picture, (width, height))
         if KEY in given.info:
             larger.info[KEY] = given.info[KEY]
-        return quiet(f"{width}x{height} pixels, {way}."), self.kept.png(larger, f"enlarged-{factor}x")
+        return said(f"{width}x{height} pixels, {way}."), self.kept.png(larger, f"enlarged-{factor}x")
 
 
 def lanczos(picture: Image.Image, size: tuple[int, int]) -> Image.Image:

@@ -26,7 +26,15 @@ def theme() -> gr.themes.Base:
     """Fonts of the visitor's own system: nothing is loaded from elsewhere."""
     words = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Ubuntu", "Cantarell", "Noto Sans", "sans-serif"]
     signs = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace"]
-    return gr.themes.Soft(primary_hue="orange", secondary_hue="orange", neutral_hue="zinc", font=words, font_mono=signs)
+    base = gr.themes.Soft(primary_hue="indigo", secondary_hue="indigo", neutral_hue="slate", font=words, font_mono=signs)
+    return base.set(
+        block_title_background_fill="transparent", block_title_text_color="*neutral_800", block_title_text_color_dark="*neutral_100",
+        block_title_padding="0", block_info_text_color="*neutral_600", block_info_text_color_dark="*neutral_300",
+        body_text_color_subdued="*neutral_600", body_text_color_subdued_dark="*neutral_300", button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700", button_primary_text_color="white", body_background_fill="*neutral_50",
+        block_label_background_fill="*neutral_100", block_label_text_color="*neutral_700", input_placeholder_color="*neutral_500",
+        block_label_background_fill_dark="*neutral_700", block_label_text_color_dark="*neutral_100",
+    )  # fmt: skip
 
 
 def build(service: Service, kept: Kept, upscaler: Upscaler | None = None) -> gr.Blocks:

@@ -8,7 +8,7 @@ import ipaddress
 import secrets
 import socket
 from collections.abc import Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,8 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        from starlette.requests import ClientDisconnect
+
         headers = {name.lower(): value for name, value in scope["headers"]}
         if scope["path"].startswith("/v1") and not self._admitted(headers.get(b"authorization", b"").decode("latin-1")):
             await _answer(send, 401, "the password is missing or wrong", b"Basic")
@@ -112,7 +114,8 @@ class Guard:
                 return {"type": "http.disconnect"}
             return message
 
-        await self.app(scope, counted, send)
+        with suppress(ClientDisconnect):  # somebody who leaves in the middle of an upload is nobody's error
+            await self.app(scope, counted, send)
 
     def _admitted(self, given: str) -> bool:
         if self.auth is None:

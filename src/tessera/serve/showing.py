@@ -14,7 +14,7 @@ from tessera.record import Record
 from tessera.serve.jobs import Job, View
 from tessera.serve.requests import visible
 
-__all__ = ["CSS", "data_url", "details", "failure", "notes", "quiet", "status"]
+__all__ = ["CSS", "data_url", "details", "failure", "notes", "quiet", "said", "status"]
 
 CSS = """
 .gradio-container {max-width: 1180px !important; margin: 0 auto !important;}
@@ -37,11 +37,12 @@ CSS = """
 .tessera-title h1 {margin: .2em 0 0; font-size: 1.7em;}
 .tessera-title p {margin: .2em 0 .4em;}
 .tessera-grid {overflow-x: auto;}
-.tessera-grid table {border-collapse: separate; border-spacing: 6px; margin: 0 auto;}
-.tessera-grid th {font-weight: 600; text-align: center; padding: .3em; max-width: 180px;}
-.tessera-grid th.prompt {text-align: left; min-width: 110px; font-weight: 400; overflow-wrap: anywhere;}
-.tessera-grid td {text-align: center; vertical-align: top; font-size: 13px;}
-.tessera-grid img {width: 148px; image-rendering: pixelated; border-radius: 6px; display: block; margin: 0 auto .2em;}
+.tessera-grid table {border-collapse: separate; border-spacing: 6px; border: none !important; width: auto !important;}
+.tessera-grid :is(tr, th, td) {border: none !important; padding: .2em !important; background: none !important;}
+.tessera-grid th {font-weight: 600; text-align: center; vertical-align: bottom; width: 150px; min-width: 150px;}
+.tessera-grid th.prompt {text-align: left; vertical-align: top; min-width: 110px; font-weight: 400; overflow-wrap: anywhere;}
+.tessera-grid td {text-align: center; vertical-align: top; font-size: 13px; overflow-wrap: anywhere;}
+.tessera-grid img {width: 148px; max-width: none; image-rendering: pixelated; border-radius: 6px; display: block; margin: 0 auto .2em;}
 .tessera-right {color: #178a3d;} .dark .tessera-right {color: #4cc774;}
 .tessera-wrong {color: #c0392b;} .dark .tessera-wrong {color: #ff8a7a;}
 """
@@ -78,6 +79,11 @@ def failure(sentence: str) -> str:
 def notes(sentences: Sequence[str]) -> str:
     """What the model says of a prompt."""
     return "".join(f'<div class="tessera-note">{escape(visible(sentence[:1].upper() + sentence[1:]))}</div>' for sentence in sentences)
+
+
+def said(sentence: str) -> str:
+    """A result in words."""
+    return _box(f"<span>{escape(visible(sentence))}</span>")
 
 
 def quiet(sentence: str) -> str:

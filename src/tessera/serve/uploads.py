@@ -12,25 +12,30 @@ from tessera.errors import TesseraError, UsageError
 from tessera.pictures import PictureLimits, decode, upright_rgb
 from tessera.serve.limits import Limits
 
-__all__ = ["Painting", "Upload", "drawable", "opened"]
+__all__ = ["drawable", "opened", "painting", "upload"]
 
 
-class Upload(gr.Image):
-    """A picture, as the path of its file."""
+def upload(**arguments: Any) -> gr.Image:
+    """A component for a picture, which handlers get as the path of its file."""
+    # Of a class of its own gradio would write a description into the source folder.
+    made = gr.Image(sources=["upload", "clipboard"], type="filepath", image_mode=None, **arguments)
+    made.preprocess = _path  # type: ignore[method-assign]
+    return made
 
-    is_template = True
 
-    def preprocess(self, payload: Any) -> Any:
-        return None if payload is None else str(payload.path or "")
+def painting(**arguments: Any) -> gr.ImageEditor:
+    """A component for a picture that is painted on, which handlers get as the paths of its layers' files."""
+    made = gr.ImageEditor(sources=(), type="filepath", image_mode="RGBA", **arguments)
+    made.preprocess = _layers  # type: ignore[method-assign]
+    return made
 
 
-class Painting(gr.ImageEditor):
-    """A picture that is painted on, as the paths of the files of its layers."""
+def _path(payload: Any) -> str | None:
+    return None if payload is None else str(payload.path or "")
 
-    is_template = True
 
-    def preprocess(self, payload: Any) -> Any:
-        return None if payload is None else [str(layer.path or "") for layer in payload.layers]
+def _layers(payload: Any) -> list[str] | None:
+    return None if payload is None else [str(layer.path or "") for layer in payload.layers]
 
 
 def opened(path: str | None, limits: Limits, what: str = "the picture") -> Image.Image:
