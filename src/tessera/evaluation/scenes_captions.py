@@ -22,7 +22,7 @@ from itertools import permutations
 from typing import Any
 
 from tessera.data.scenes import BACKGROUNDS, COLOURS, PICTURE, SHAPES, SIZES, Scene
-from tessera.data.scenes_language import NUMBERS, REGIONS, RELATIONS, Caption, Mention, Relation, phrase, region_of, relation_holds
+from tessera.data.scenes_language import INVERSE, NUMBERS, REGIONS, RELATIONS, Caption, Mention, Relation, phrase, region_of, relation_holds
 from tessera.evaluation.scenes_judge import SLACK, Found, Reading, Verdict, fits, judge
 
 __all__ = ["CaptionVerdict", "Clause", "clauses_of", "judge_caption", "parse_caption", "reading_of", "same_meaning", "same_wording"]
@@ -32,8 +32,8 @@ SYNONYMS = {
     "image": "picture", "photo": "picture",
 }  # fmt: skip
 """Word → the word of the world's language that means the same."""
-MIRRORED = {"below": "above", "right": "left"}
-"""Relation → the one that holds when its things change places."""
+MIRRORED = {kind: INVERSE[kind] for kind in ("below", "right")}
+"""Relations that are told as those of the exchanged things."""
 COUNTS = {word: count for count, word in NUMBERS.items()} | {"an": 1, "one": 1}
 PLURALS = {("crosses" if shape == "cross" else shape + "s"): shape for shape in SHAPES}
 KINDS = {words: kind for kind, ways in RELATIONS.items() for words in ways}
