@@ -9,6 +9,7 @@ from tessera.serve.service import Service
 from tessera.serve.shelf import Shelf
 from tests.tiny import tiny_model
 from tests.tiny_floats import tiny_float_model
+from tests.tiny_versatile import tiny_versatile
 
 
 @pytest.fixture(scope="session")
@@ -17,6 +18,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shelf")
     tiny_model().save(folder / "tiny")
     tiny_float_model().save(folder / "tiny-v")
+    tiny_versatile().save(folder / "tiny-four")
     (folder / "notes.txt").write_text("no model")
     return folder
 

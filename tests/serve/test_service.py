@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 import tessera
+from tessera.contexts.blend import Blend, Seen
 from tessera.errors import UsageError
 from tessera.model import Model
 from tessera.record import Record
@@ -215,6 +216,22 @@ def test_floats_have_frames_too(service: Service) -> None:
     assert len(job.frames) >= 4
 
 
+def test_blends_of_pictures_and_words_are_drawn_and_written(service: Service, models: Path, busy) -> None:
+    picture, settings = Image.effect_noise((16, 16), 80).convert("RGB"), {"steps": 3}
+    like, said = Blend((Seen(picture),)), Blend(texts=("a red circle",))
+    asked = [
+        Draw("tiny-four", blends=(blend,), to=to, n=2, seed=3, settings=settings) for blend in (like, said) for to in ("image", "text")
+    ]
+    jobs = [service.submit(request, user=str(number)) for number, request in enumerate([*asked, asked[0].starting(picture, 0.5)])]
+    busy()
+    assert [ended(job).state for job in jobs] == ["done"] * 5
+    model = tessera.load(models / "tiny-four")
+    assert all(same(*pair) for pair in zip(jobs[0].results, model.image_variation(picture, n=2, seed=3, steps=3), strict=True))
+    assert jobs[1].results == model.image_to_text(picture, n=2, seed=3, steps=3)
+    assert jobs[3].results == model.text_variation("a red circle", n=2, seed=3, steps=3)
+    assert Record.of(jobs[4].results[0]).start == 0.5
+
+
 def test_warnings_are_of_the_own_prompt_only(service: Service, busy) -> None:
     jobs = [service.submit(Draw("tiny", prompts=(f"a {word} circle",)), user=word) for word in ("zebra", "red", "giraffe")]
     busy()
@@ -303,8 +320,6 @@ def test_the_shelf_holds_no_more_models_than_it_has_room_for(models: Path) -> No
     shelf.model("tiny-v")
     assert shelf.model("tiny") is not first
     assert shelf.offer("tiny-v").kind == "floats"
-    assert shelf.offer("tiny-v").takes_pictures
-    assert not shelf.offer("tiny").takes_pictures
 
 
 def test_links_out_of_the_folder_are_not_offered(models: Path, tmp_path: Path) -> None:

@@ -22,7 +22,11 @@ from tessera.serve.uploads import opened
 __all__ = ["Make"]
 
 EXAMPLES = ["a red circle above a blue square", "two green stars on a white background", "a small yellow ring left of a purple cross"]
-ACTIONS = {"again": "Again with these settings", "prompt": "Take its prompt", "edit": "Edit", "watch": "Watch", "enlarge": "Enlarge"}
+ACTIONS = {
+    "again": "Again with these settings", "prompt": "Take its prompt", "vary": "Vary", "caption": "Caption", "blend": "Send as prompt",
+    "edit": "Edit", "watch": "Watch", "enlarge": "Enlarge",
+}  # fmt: skip
+"""What can be done with a picture; some of it by models of several flows only."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from tessera.serve.controls import Settings  # first: it tells gradio to be sile
 
 import gradio as gr  # isort: skip
 
+from tessera.serve.blends import FLOWS, Caption, Mix, Rewrite, Vary
 from tessera.serve.compare import Compare
 from tessera.serve.edit import Edit
 from tessera.serve.enlarge import Enlarge, Upscaler
@@ -47,6 +48,15 @@ def build(service: Service, kept: Kept, upscaler: Upscaler | None = None) -> gr.
         with gr.Tabs(selected="make") as tabs:
             with gr.Tab("Make", id="make", visible="text_to_image" in first.flows) as make_tab:
                 make = Make.make(service, kept, settings)
+            has = {name: set(flows) <= set(first.flows) for name, flows in FLOWS.items()}
+            with gr.Tab("Vary", id="vary", visible=has["Vary"]) as vary_tab:
+                vary = Vary.make(service, kept, settings)
+            with gr.Tab("Caption", id="caption", visible=has["Caption"]) as caption_tab:
+                caption = Caption.make(service, kept, settings)
+            with gr.Tab("Rewrite", id="rewrite", visible=has["Rewrite"]) as rewrite_tab:
+                rewrite = Rewrite.make(service, kept, settings)
+            with gr.Tab("Blend", id="blend", visible=has["Blend"]) as blend_tab:
+                mix = Mix.make(service, kept, settings)
             with gr.Tab("Edit", id="edit", visible="text_to_image" in first.flows) as edit_tab:
                 edit = Edit.make(service, kept, settings)
             with gr.Tab("Compare", id="compare"):
@@ -56,9 +66,15 @@ def build(service: Service, kept: Kept, upscaler: Upscaler | None = None) -> gr.
             with gr.Tab("Enlarge", id="enlarge"):
                 enlarge = Enlarge.make(service.limits, kept, upscaler)
 
+        drawing, among = [make_tab, edit_tab, watch_tab], [vary_tab, caption_tab, rewrite_tab, blend_tab]
+        buttons = [make.actions[name] for name in ("vary", "caption", "blend")]
+
         def visible_tabs(name: str) -> list[Any]:
             flows = offers[name].flows if name in offers else []
-            return [gr.update(visible="text_to_image" in flows)] * 3
+            has = {tab: set(needed) <= set(flows) for tab, needed in FLOWS.items()}
+            draws = [gr.update(visible="text_to_image" in flows) for _ in drawing]
+            return [*draws, *[gr.update(visible=there) for there in has.values()],
+                    *[gr.update(visible=has[tab]) for tab in ("Vary", "Caption", "Blend")]]  # fmt: skip
 
         def to_edit(path: str | None, model: str) -> list[Any]:
             return [gr.Tabs(selected="edit"), path, *edit.take(path, model)]
@@ -67,15 +83,26 @@ def build(service: Service, kept: Kept, upscaler: Upscaler | None = None) -> gr.
             values = make.again(path)
             return [gr.Tabs(selected="watch"), values[0], values[2], *values[3:]]
 
-        settings.model.change(visible_tabs, settings.model, [make_tab, edit_tab, watch_tab], **PRIVATE)
+        settings.model.change(visible_tabs, settings.model, [*drawing, *among, *buttons], **PRIVATE)
+        page.load(visible_tabs, settings.model, [*drawing, *among, *buttons], **PRIVATE)
+        for name, source in (("vary", vary.source), ("caption", caption.source), ("blend", mix.first)):
+            make.actions[name].click(_to(name), make.chosen, [tabs, source], **PRIVATE)
+        for tab in (caption, rewrite):
+            tab.use.click(lambda text: [gr.Tabs(selected="make"), text], tab.texts_, [tabs, make.prompt], **PRIVATE)
         make.actions["edit"].click(
             to_edit, [make.chosen, settings.model], [tabs, edit.source, edit.original, edit.easel, edit.message], **PRIVATE
         )
-        make.actions["enlarge"].click(lambda path: [gr.Tabs(selected="enlarge"), path], make.chosen, [tabs, enlarge.source], **PRIVATE)
+        make.actions["enlarge"].click(_to("enlarge"), make.chosen, [tabs, enlarge.source], **PRIVATE)
         make.actions["watch"].click(to_watch, make.chosen, [tabs, watch.prompt, watch.seed, *settings.values[1:]], **PRIVATE)
         page.unload(_left(service))
+    page.state_session_capacity = service.limits.sessions
     page.queue(default_concurrency_limit=service.limits.waiting, max_size=2 * service.limits.waiting, api_open=True)
     return page
+
+
+def _to(tab: str) -> Callable[[str | None], list[Any]]:
+    """Opens a tab with the chosen picture."""
+    return lambda path: [gr.Tabs(selected=tab), path]
 
 
 def _left(service: Service) -> Callable[[gr.Request], None]:

@@ -38,7 +38,9 @@ class Watcher:
         self.due = 0.0
 
     def see(self, progress: Progress) -> None:
-        """Keeps a frame if one is wanted, and makes previews if it is time for them."""
+        """Keeps a frame if one is wanted, and makes previews if it is time for them. There are none of words."""
+        if getattr(self.flow, "writes", False):
+            return
         if self.jobs[0].request.frames:
             self._frame(progress)
         started = time.monotonic()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from tessera.errors import UsageError, suggest
@@ -13,6 +13,7 @@ from tessera.serve.limits import Limits
 if TYPE_CHECKING:
     from PIL import Image
 
+    from tessera.contexts.blend import Blend
     from tessera.drawing import Drawing
     from tessera.flow import SamplingSettings
     from tessera.model import Model
@@ -92,7 +93,8 @@ class Draw(Request):
 
     prompts: none where the model takes none. settings: fields of `SamplingSettings`; None is the method's, or else the model's own.
     method: a published composition, see `families.vq_diffusion.methods`. size: (height, width). init: a picture to start from, of which
-    settings["start"] says how much is changed.
+    settings["start"] says how much is changed. blends: prompts of pictures and words, in place of `prompts`, for models of several flows.
+    to: "image", or "text" for words of blends.
     """
 
     prompts: tuple[str, ...] = ()
@@ -103,14 +105,21 @@ class Draw(Request):
     size: tuple[int, int] | None = None
     init: Image.Image | None = None
     edit: Edit | None = None
+    blends: tuple[Blend, ...] = ()
+    to: str = "image"
 
     @property
     def pictures(self) -> int:
-        return self.n * max(1, len(self.prompts))
+        return self.n * max(1, len(self.prompts), len(self.blends))
+
+    def starting(self, picture: Image.Image, share: float) -> Draw:
+        """The same from a picture, of which the last `share` of the process is run."""
+        return replace(self, init=picture, settings={**self.settings, "start": share})
 
     def check(self, limits: Limits) -> None:
         super().check(limits)
-        limits.at_most("characters of prompts", sum(map(len, self.prompts)), limits.prompt_characters)
+        words = [*self.prompts, *(text for blend in self.blends for text in blend.texts)]
+        limits.at_most("characters of prompts", sum(map(len, words)), limits.prompt_characters)
         limits.at_most("prompts", len(self.prompts), limits.prompts)
         limits.at_most("pictures", self.pictures, limits.pictures)
         if self.n < 1:
@@ -129,8 +138,11 @@ class Draw(Request):
 
     def drawing(self, model: Model) -> Drawing:
         """Raises UsageError for what is wrong with this model."""
+        settings = self.chosen(model)
+        if self.blends:
+            return model.drawing(list(self.blends), self.n, self.seed, settings, size=self.size, init=self.init, to=self.to)
         repaint = None if self.edit is None else self.edit.repaint(model)
-        flow, settings = model.drawing_flow, self.chosen(model)
+        flow = model.drawing_flow
         prompts = [visible(prompt).strip() for prompt in self.prompts]
         if flow.kind == "floats":
             refuse_pictures(prompts)

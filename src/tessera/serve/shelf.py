@@ -54,24 +54,6 @@ class Offer:
         flow = self.about.get("flows", {}).get("text_to_image")
         return None if flow is None else flow.get("kind", "tokens")
 
-    @property
-    def takes_words(self) -> bool:
-        """Whether it draws what a prompt says."""
-        return bool(self.about) and self._context != "none"
-
-    @property
-    def takes_pictures(self) -> bool:
-        """Whether a picture can be a prompt beside words."""
-        return self.kind == "floats" and self._context in ("clip", "two-towers")
-
-    @property
-    def _context(self) -> str:
-        flow = self.about.get("flows", {}).get("text_to_image", {})
-        context = flow.get("context", {})
-        shared = self.about.get("parts", {}).get(context.get("part"), {})
-        kind: str = (context | shared).get("kind", "none")
-        return kind
-
 
 class Shelf:
     """Offers by name, and the models of those in use.

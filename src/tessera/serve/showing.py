@@ -48,8 +48,8 @@ CSS = """
 """
 
 
-def status(job: Job, view: View) -> str:
-    """What happens to a request, with previews while it is drawn."""
+def status(job: Job, view: View, what: str = "picture") -> str:
+    """What happens to a request for so and so many of what, with previews while it is drawn."""
     if view.state == "failed":
         return failure(job.error or "")
     if view.state == "waiting":
@@ -59,12 +59,12 @@ def status(job: Job, view: View) -> str:
         kept = f" {view.finished} finished before that." if view.finished else ""
         return _box(f"<span>Stopped.{kept}</span>")
     if view.state == "done":
-        what = f"{view.finished} picture{'s' * (view.finished != 1)}"
-        return _box(f"<div class=line><span>{what} in {job.seconds:.1f} s, {_seed(job)}</span></div>") + notes(job.warnings)
+        done = f"{view.finished} {what}{'s' * (view.finished != 1)}"
+        return _box(f"<div class=line><span>{done} in {job.seconds:.1f} s, {_seed(job)}</span></div>") + notes(job.warnings)
     if not view.steps:
         return _box(f"<div class=line><span>Getting the model ready</span></div>{_bar(view.fraction)}")
     left = "" if view.seconds_left is None else f"about {max(1, round(view.seconds_left))} s left"
-    count = f"{view.finished} of {job.total} pictures, " if job.total > 1 else ""
+    count = f"{view.finished} of {job.total} {what}s, " if job.total > 1 else ""
     line = f"<div class=line><span>{count}step {view.step} of {view.steps}</span><span>{left}</span></div>"
     previews = "".join(f'<img alt="preview" src="{data_url(picture)}">' for picture in view.previews)
     return _box(f"{line}{_bar(view.fraction)}<div class=previews>{previews}</div>")
@@ -115,7 +115,8 @@ def data_url(picture: Image.Image) -> str:
 
 
 def _seed(job: Job) -> str:
-    record = next((record for picture in job.results if isinstance(picture, Image.Image) and (record := Record.of(picture))), None)
+    first = job.results[0] if job.results else None
+    record = Record.of(first) if isinstance(first, Image.Image) else getattr(first, "record", None)
     return "" if record is None else f"seed {record.seed}"
 
 

@@ -1,0 +1,67 @@
+"""How much batching users together gives: the same requests at once, shared batches against one by one.
+
+    python -m benchmarks.serving [--model NAME] [--users N] [--runs N] [--json]
+
+Target: at least 1.5 times the throughput. Both ways use the same service, settings and seeds; runs of both alternate.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import time
+
+from tessera.serve.requests import Draw
+from tessera.serve.service import Service
+from tessera.serve.shelf import Shelf
+
+
+def measure(service: Service, model: str, users: int) -> tuple[float, float]:
+    """Wall-clock seconds until all users have their picture, and processor seconds."""
+    asked = Draw(model, prompts=("a red circle above a blue square",))
+    started, processor = time.perf_counter(), time.process_time()
+    jobs = [service.submit(Draw(model, prompts=asked.prompts, seed=user), str(user)) for user in range(users)]
+    for job in jobs:
+        while not job.wait(1.0):
+            for other in jobs:
+                other.touch()
+        if job.state != "done":
+            raise SystemExit(f"a request failed: {job.error}")
+    return time.perf_counter() - started, time.process_time() - processor
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="scenes")
+    parser.add_argument("--users", type=int, default=8)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+
+    shelf = Shelf(first=options.model)
+    services = {"one by one": Service(shelf, together=False), "together": Service(shelf)}
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in services}
+    for service in services.values():  # one after the other: they share the shelf
+        service.warm(options.model).wait()
+        measure(service, options.model, 1)
+    for _ in range(options.runs):
+        for name, service in services.items():
+            taken[name].append(measure(service, options.model, options.users))
+    for service in services.values():
+        service.close()
+
+    seconds = {name: statistics.median(wall for wall, _ in runs) for name, runs in taken.items()}
+    processor = {name: min(used for _, used in runs) for name, runs in taken.items()}
+    gains = seconds["one by one"] / seconds["together"], processor["one by one"] / processor["together"]
+    if options.json:
+        print(json.dumps({"cores": os.cpu_count(), "load": os.getloadavg()[0], "seconds": taken, "gain": gains[0], "cpu gain": gains[1]}))
+        return
+    print(f"{options.users} users, {options.model}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {options.runs} runs each")
+    print(f"{'':12}{'median s':>10}{'best cpu s':>12}{'pictures/s':>12}")
+    for name in services:
+        print(f"{name:12}{seconds[name]:10.2f}{processor[name]:12.2f}{options.users / seconds[name]:12.2f}")
+    print(f"gain {gains[0]:.2f} by the clock, {gains[1]:.2f} in processor time (target 1.5)")
+
+
+if __name__ == "__main__":
+    main()

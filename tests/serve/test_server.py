@@ -1,0 +1,224 @@
+"""The HTTP interface and its doors: what clients of OpenAI's interface get, passwords, and what strangers try."""
+
+import base64
+import io
+import json
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tessera.errors import UsageError
+from tessera.record import Record
+from tessera.serve.limits import LIMITS
+from tessera.serve.server import check_binding, parse_auth
+from tests.serve.browser import free_port, served
+
+pytest.importorskip("gradio", reason="gradio is not installed")
+
+
+@pytest.fixture(scope="module")
+def address(models: Path) -> Iterator[str]:
+    with served("--models", str(models), "--model", str(models / "tiny")) as here:
+        yield here
+
+
+def asked(url: str, body: Any = None, headers: dict[str, str] | None = None, method: str | None = None) -> tuple[int, Any]:
+    """Status and JSON, or bytes, of an answer."""
+    data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"} | (headers or {}), method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=120) as answer:
+            status, content = answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        status, content = error.code, error.read()
+    try:
+        return status, json.loads(content)
+    except ValueError:
+        return status, content
+
+
+def picture_of(entry: dict[str, Any]) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(entry["b64_json"])))
+
+
+def test_images_as_openai_clients_ask_for_them(address: str) -> None:
+    status, answer = asked(f"{address}/v1/images/generations", {"prompt": "a red circle", "n": 2, "size": "32x32", "seed": 4, "user": "me"})
+    assert status == 200
+    assert [entry["seed"] for entry in answer["data"]] == [4, 4]
+    assert isinstance(answer["created"], int)
+    pictures = [picture_of(entry) for entry in answer["data"]]
+    assert [picture.size for picture in pictures] == [(32, 32)] * 2
+    assert Record.of(pictures[1]).prompt == "a red circle"
+    again = asked(f"{address}/v1/images/generations", {"prompt": "a red circle", "n": 2, "seed": 4, "response_format": "url"})[1]
+    assert again["data"][0]["url"] == "data:image/png;base64," + answer["data"][0]["b64_json"]
+    assert asked(f"{address}/v1/models")[1]["data"][0]["id"] == "tiny"
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ({"prompt": "a" * 100_000}, "characters"),
+        ({"prompt": "a red circle", "n": 10**6}, "pictures"),
+        ({"prompt": "a red circle", "n": -1}, "at least 1"),
+        ({"prompt": "a red circle", "steps": -4}, "steps"),
+        ({"prompt": "a red circle", "size": "20000x20000"}, "pixels"),
+        ({"prompt": "a red circle", "size": "wide"}, "WIDTHxHEIGHT"),
+        ({"prompt": "a red circle", "size": "33x33"}, "33"),
+        ({"prompt": "a red circle", "model": "../../../etc"}, "unknown model"),
+        ({"prompt": "a red circle", "model": "/etc/passwd"}, "unknown model"),
+        ({"prompt": "", "n": 1}, "empty"),
+        ({"prompt": "a red circle", "sampler": "purty"}, "did you mean"),
+    ],
+)
+def test_what_is_asked_wrongly_gets_a_sentence(address: str, body: dict[str, Any], sentence: str) -> None:
+    status, answer = asked(f"{address}/v1/images/generations", body)
+    assert status == 400
+    assert sentence in answer["error"]["message"]
+
+
+def test_bodies_that_are_none_or_too_large(address: str) -> None:
+    assert asked(f"{address}/v1/images/generations", b"{")[0] == 422
+    assert asked(f"{address}/v1/images/generations", {"n": 1})[0] == 422
+    status, answer = asked(f"{address}/v1/images/generations", b" " * (LIMITS.upload_bytes + (1 << 17)))
+    assert status == 413
+    assert "MB" in answer["error"]["message"]
+
+
+def test_many_at_once_get_their_own(address: str, models: Path) -> None:
+    import tessera
+
+    def one(seed: int) -> bytes:
+        status, answer = asked(f"{address}/v1/images/generations", {"prompt": f"a {'red' if seed % 2 else 'blue'} circle", "seed": seed})
+        assert status == 200
+        return picture_of(answer["data"][0]).tobytes()
+
+    with ThreadPoolExecutor(8) as pool:
+        served_ = list(pool.map(one, range(16)))
+    model = tessera.load(models / "tiny")
+    alone = [model.text_to_image(f"a {'red' if seed % 2 else 'blue'} circle", seed=seed)[0].tobytes() for seed in range(16)]
+    assert served_ == alone
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "gradio_api/file=/etc/passwd", "file=/etc/passwd", "gradio_api/file=../../../../etc/passwd",
+        "gradio_api/file=%2e%2e%2f%2e%2e%2fetc/passwd",
+        "assets/../../../../../../etc/passwd", "static/..%2f..%2f..%2fetc%2fpasswd", "gradio_api/file=pyproject.toml",
+        "theme.css/../../etc/passwd",
+    ],
+)  # fmt: skip
+def test_files_of_the_machine_are_not_given_away(address: str, path: str) -> None:
+    status, content = asked(f"{address}/{path}")
+    assert status in (400, 403, 404)
+    assert b"root:" not in (content if isinstance(content, bytes) else json.dumps(content).encode())
+
+
+def called(address: str, name: str, data: list[Any]) -> str:
+    """What gradio's interface says of a call, all of its events."""
+    status, begun = asked(f"{address}/gradio_api/call/{name}", {"data": data})
+    assert status == 200, begun
+    with urllib.request.urlopen(f"{address}/gradio_api/call/{name}/{begun['event_id']}", timeout=120) as answer:
+        text: str = answer.read().decode()
+        return text
+
+
+def test_the_page_is_an_interface_too(address: str) -> None:
+    said = called(address, "make", ["a red circle", 1, "5", "tiny", "ancestral", 5, 1.0, "", 1.0, "32x32"])
+    assert "event: complete" in said
+    assert "seed 5" in said
+
+
+def test_a_path_instead_of_an_upload_is_not_opened(address: str) -> None:
+    for path in ("/etc/passwd", "/etc/hostname"):
+        said = called(address, "enlarge", [{"path": path, "meta": {"_type": "gradio.FileData"}}, "2 times", "Lanczos"])
+        assert "root:" not in said
+        assert "event: error" in said
+
+
+def bomb(path: Path, side: int) -> Path:
+    """A PNG of side x side pixels in a few kilobytes."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+    header = side.to_bytes(4, "big") * 2 + bytes([1, 0, 0, 0, 0])
+    compressor = zlib.compressobj(9)
+    rows = b"".join(compressor.compress(bytes(side // 8 + 1)) for _ in range(side)) + compressor.flush()
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b""))
+    return path
+
+
+def uploaded(address: str, path: Path) -> str:
+    boundary = "----parts"
+    body = (
+        f'--{boundary}\r\nContent-Disposition: form-data; name="files"; filename="{path.name}"\r\nContent-Type: image/png\r\n\r\n'.encode()
+    )
+    body += path.read_bytes() + f"\r\n--{boundary}--\r\n".encode()
+    status, places = asked(f"{address}/gradio_api/upload", body, {"Content-Type": f"multipart/form-data; boundary={boundary}"})
+    assert status == 200, places
+    place: str = places[0]
+    return place
+
+
+def test_decompression_bombs_are_refused_before_they_are_decoded(address: str, tmp_path: Path) -> None:
+    place = uploaded(address, bomb(tmp_path / "bomb.png", 20_000))
+    said = called(address, "enlarge", [{"path": place, "meta": {"_type": "gradio.FileData"}}, "2 times", "Lanczos"])
+    assert "too large" in said or "not a readable picture" in said
+    assert "event: complete" in said
+    assert asked(f"{address}/v1/models")[0] == 200
+
+
+def test_a_password_is_asked_for(models: Path) -> None:
+    with served("--models", str(models), "--auth", "ann:secret") as address:
+        assert asked(f"{address}/v1/models")[0] == 401
+        assert asked(f"{address}/gradio_api/call/make", {"data": []})[0] == 401
+        for right in ("Bearer secret", "Bearer ann:secret", "Basic " + base64.b64encode(b"ann:secret").decode()):
+            assert asked(f"{address}/v1/models", headers={"Authorization": right})[0] == 200
+        for wrong in ("Bearer no", "Basic ???", "Basic " + base64.b64encode(b"ann:no").decode(), "Secret secret"):
+            assert asked(f"{address}/v1/models", headers={"Authorization": wrong})[0] == 401
+
+
+def test_no_public_address_without_a_password() -> None:
+    port = free_port()
+    check_binding("127.0.0.1", port, None)
+    check_binding("localhost", port, None)
+    check_binding("0.0.0.0", port, ("ann", "secret"))
+    for host in ("0.0.0.0", "::"):
+        with pytest.raises(UsageError, match="--auth"):
+            check_binding(host, port, None)
+    with pytest.raises(UsageError, match="port"):
+        check_binding("127.0.0.1", 0, None)
+    with pytest.raises(UsageError, match="no address"):
+        check_binding("no.such.host.invalid", port, None)
+
+
+@pytest.mark.parametrize("text", ["ann", ":secret", "ann:", ""])
+def test_half_a_password(text: str) -> None:
+    with pytest.raises(UsageError, match="user and a password"):
+        parse_auth(text)
+
+
+def test_the_command_refuses_in_a_sentence(tmp_path: Path) -> None:
+    for arguments, sentence in (
+        (["--host", "0.0.0.0"], "--auth"),
+        (["--models", str(tmp_path / "none")], "no folder"),
+        (["--model", "nonsense"], "unknown model"),
+        (["--upscaler", str(tmp_path / "none.pth")], "upscaler"),
+    ):
+        port = str(free_port())
+        done = subprocess.run(
+            [sys.executable, "-m", "tessera", "serve", "--port", port, *arguments], capture_output=True, text=True, timeout=200, check=False
+        )
+        assert done.returncode == 2, done.stderr
+        assert sentence in done.stderr
+        assert "Traceback" not in done.stderr
