@@ -5,9 +5,11 @@ import random
 import numpy as np
 import pytest
 
+from tessera.contexts.words import split_words
 from tessera.data.scenes import BACKGROUNDS, LATTICE, PICTURE, SHAPES, SIZES, Scenes, draw_scene, is_held_out, mask, render
 from tessera.data.scenes_language import RELATIONS, VOCABULARY, region_of, relation_holds
 from tessera.errors import UsageError
+from tessera.evaluation.scenes_captions import same_meaning, same_wording
 
 
 def test_the_same_index_is_the_same_example_in_any_order() -> None:
@@ -106,3 +108,13 @@ def test_a_flat_cell_is_exactly_its_background() -> None:
 def test_an_unknown_split_is_refused() -> None:
     with pytest.raises(UsageError, match="held-out"):
         Scenes("test")
+
+
+def test_other_words_state_the_same_facts() -> None:
+    scenes = Scenes("held-out", seed=1)
+    indices = range(80)
+    captions, others = scenes.batch(indices, 3)[1], scenes.reworded(indices, 3)
+    assert others == scenes.reworded(indices, 3) != scenes.reworded(indices, 4)
+    assert all(same_meaning(caption, other) for caption, other in zip(captions, others, strict=True))
+    assert not any(same_wording(caption, other) for caption, other in zip(captions, others, strict=True))
+    assert {word for text in others for word in split_words(text)} <= set(VOCABULARY)

@@ -1,5 +1,6 @@
 """The text autoencoder's training: its loss over a run, a tiny overfit, its panel, and what it refuses."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ TEXT: dict[str, Any] = COMMON | {
     "optimizer": {"rate": 3e-3, "betas": [0.9, 0.98], "weight_decay": 0.0, "clip": 1.0},
     "ema": None,
 }  # fmt: skip
+ALL: dict[str, Any] = TEXT["codec"] | {"pooling": "all", "normalised": True, "memories": 3}
 RECIPE = Path(__file__).parents[2] / "recipes" / "scenes_text_vae.yaml"
 
 
@@ -44,7 +46,7 @@ def test_a_run_writes_a_codec_and_says_how_much_comes_back(tmp_path):
     assert 0 <= panel["captions_right"] <= panel["words_right"] <= 1
     codec = load_part("codec", CODECS, run / "model")
     assert isinstance(codec, TextVAE)
-    assert codec.config == TEXT["codec"] | {"words": list(VOCABULARY)}
+    assert codec.config == ALL | {"pooling": "first", "normalised": False, "memories": 1}
 
 
 def test_it_learns_captions_by_heart():
@@ -100,6 +102,9 @@ def test_the_scenes_recipe_is_whole():
         ({"codec": {"kind": "patch", "classes": 8, "factor": 16, "dim": 4}}, "'patch' is not for texts: use text-vae"),
         ({"codec": TEXT["codec"] | {"words": ["a", "red"]}}, "a word that the decoder cannot write"),
         ({"codec": TEXT["codec"] | {"pieces": 27}}, "pieces 27 with 2 markers fit length 28"),
+        ({"codec": TEXT["codec"] | {"pooling": "some"}}, "pooling must be first or all"),
+        ({"codec": TEXT["codec"] | {"memories": 0}}, "memories at least 1"),
+        ({"deviation": 0.0}, "'deviation' is 0.0"),
         ({"init": "nowhere"}, "nowhere is not a trained codec"),
         ({"beta": -1.0}, "'beta' is -1.0"),
         ({"free_bit": 0.1}, "did you mean 'free_bits'"),
@@ -109,6 +114,31 @@ def test_the_scenes_recipe_is_whole():
 def test_wrong_recipes(tmp_path, changes, message):
     with pytest.raises(UsageError, match=message):
         train(write(tmp_path, TEXT, **changes))
+
+
+def test_a_given_deviation_is_that_of_the_noise():
+    """Of normalised vectors, whose own numbers have mean square 1 whatever the text."""
+    task = make_task(parse_recipe(TEXT | {"out": "nowhere", "beta": 0.0, "deviation": 0.5, "codec": ALL}, "here"), 64)
+    batch = Batches(Scenes(), 0, 4)[0]
+    with torch.no_grad():
+        _, report = task(batch, 1, 4)
+        mean = task.codec.means(batch.prompts)
+        torch.testing.assert_close(mean.square().mean(1), torch.ones(4))
+        expected = 16 * (1 + 0.25 - 2 * math.log(0.5) - 1) / 2
+        assert float(report["divergence"]) == pytest.approx(expected, rel=1e-4)
+        torch.testing.assert_close(task.codec.encode(batch.prompts), mean, atol=1e-5, rtol=1e-5)
+
+
+def test_it_learns_captions_by_heart_from_all_words_states():
+    task = make_task(parse_recipe(TEXT | {"out": "nowhere", "beta": 0.0, "deviation": 0.1, "codec": ALL}, "here"), 64).train()
+    texts = ["a red circle above a blue square", "two small stars", "there is a ring on white", "a cross"]
+    optimizer = torch.optim.Adam(task.parameters(), 1e-2)
+    for step in range(60):
+        loss, _ = task(Batch(None, None, texts, list(range(4 * step, 4 * step + 4)), {}), step, 4)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert task.eval().panel([Batch(None, None, texts, [0, 1, 2, 3], {})], [], 0).scalars["captions_right"] == 1.0
 
 
 def test_labels_are_no_captions():

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -81,7 +81,7 @@ class TextVAE(nn.Module):
         merges: Sequence[str] | str | Path | None = None,
         pieces: int = PIECES,
         dropout: float = 0.1,
-        pooling: Literal["first", "all"] = "first",
+        pooling: str = "first",
         normalised: bool = False,
         memories: int = 1,
     ) -> None:

@@ -65,10 +65,8 @@ class JointTask(Task):
         encoder.requires_grad_(recipe.train_context)
         for name, factor in recipe.gradients.items():
             self._scale(name, factor)
-        for name, flow in self._each():
+        for _, flow in self._each():
             flow.check(self._sampling())
-            if recipe.flows[name].blank is not None and flow.context_encoder.reads_words:
-                raise UsageError(f"flows.{name}.blank is a picture, but this flow's prompts are words: leave it out")
         # Compiled code is kept outside the module tree, so that names of the state do not change.
         self._networks = {name: torch.compile(flow.network) if recipe.compile else flow.network for name, flow in self._each()}
         self._warned = False
