@@ -8,7 +8,7 @@ A mask hides parts of a picture: w = [mean of the mask, its mean in each patch] 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -109,6 +109,13 @@ class CLIPTokens(JointCLIP):
     def view(self, of: str, blank: int | None = None) -> CLIPView:
         """The encoder of one kind of prompts, with a "no prompt" of its own; see `CLIPView`."""
         return CLIPView(self, of, blank)
+
+    def keep_only(self, views: Iterable[str]) -> None:
+        """Lets go of all tensors that none of these `views` reads; they have no elements afterwards."""
+        kept = tuple(start for of in views for start in self.towers[of])
+        for name, parameter in self.named_parameters():
+            if not name.startswith(kept):
+                parameter.data = torch.empty(0)
 
     def unconditional(self, batch: int) -> Context:
         """The context of the empty text."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from tessera.checkpoints.cards import cards
@@ -21,6 +22,7 @@ from tessera.families.versatile.parts_checkpoint import text_vae_to_released
 from tessera.families.versatile.presets import PRESETS
 from tessera.families.versatile.shapes import find_layout, network_config
 from tessera.model import Model
+from tessera.part_folder import save_part
 from tests.conformance.cases import NotInProject, original_file
 from tests.contexts.test_clip_joint import IMAGE, MERGES, TEXT
 from tests.tiny_versatile import NETWORK, noisy, tiny_network, tiny_versatile
@@ -164,6 +166,22 @@ def test_a_network_with_its_parts_beside_it(tmp_path: Path) -> None:
         build(file, found, Extras(mapping=Path("x")))
     with pytest.raises(UsageError, match="unknown flow 'text_to_sound'"):
         build(file, found, Extras(flows=("text_to_sound",)))
+
+
+@pytest.mark.parametrize(
+    ("flow", "towers"), [("text_to_image", {"text_model", "text_projection"}), ("image_to_image", {"vision_model", "visual_projection"})]
+)
+def test_of_a_clip_beside_the_network_only_what_a_flow_reads_stays(flow: str, towers: set[str], tmp_path: Path) -> None:
+    model, kl, _, _ = parts()
+    encoder = model.flows[flow].context_encoder
+    file = read_archive(saved(tmp_path / "net.pth", export_network(model.flows[flow].network.whole, LAYOUTS["four-flow"])))
+    save_part(encoder.whole, tmp_path / "clip")
+    given = Extras(codec=saved(tmp_path / "kl.pth", kl), clip=str(tmp_path / "clip"), heads=2, flows=(flow,))
+    made: Any = build(file, recognise(file), given)
+    left = made.flows[flow].context_encoder
+    assert {name.split(".")[1] for name, value in left.whole.named_parameters() if value.numel()} == towers
+    prompt = "a red circle" if flow == "text_to_image" else Image.new("RGB", (16, 16), "red")
+    assert torch.equal(left([prompt]).embeddings, encoder([prompt]).embeddings)
 
 
 def test_autoencoders_alone(tmp_path: Path) -> None:

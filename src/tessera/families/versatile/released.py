@@ -252,9 +252,12 @@ def _clip(archive: Archive, found: _Contents, extras: Extras, views: set[str] | 
             load_part_state(made.clip.get_submodule(part.rstrip(".")), Tensors(found.stored), "CLIP", found.prefixes["clip"] + part)
         if extras.merges is not None:
             made.use_merges(read_merges(extras.merges))
-        clip: CLIPTokens = made
-        return clip
+        inside: CLIPTokens = made
+        return inside
     place = extras.clip or find_local(card(_CARDS["clip"]))
     if place is None:
         raise UsageError(f"{archive.path} needs {_NEEDS['clip']}")
-    return load_clip_tokens(str(place), extras.merges)
+    clip = load_clip_tokens(str(place), extras.merges)
+    if views is not None:
+        clip.keep_only(views)
+    return clip
