@@ -40,7 +40,7 @@ class KLAutoencoder(FloatCodec):
             has one latent wherever it is.
         linear_start: with one level, a linear map of each patch goes around both networks. It starts as the principal components of the
             first batch, each of unit size, and the networks as nothing, so that training starts from the best linear codec.
-        least_deviation: σ is no less while it trains. What differs in pictures then lies so far apart in latents that the decoder forgives
+        least_deviation: of noise that is added to σ while it trains. What differs in pictures then lies so far apart in latents that the decoder forgives
             as much noise, which is what a diffusion model leaves in them.
         scale: what latents are multiplied with, so that their standard deviation is near 1.
         kl_weight: weight of the bottleneck's loss.
@@ -113,8 +113,9 @@ class KLAutoencoder(FloatCodec):
             self.linear.start_from(image, unit=True)
             self.started.fill_(True)
         mean, log_variance = self.moments(image)
-        least = LOG_VARIANCE[0] if self.least_deviation == 0 else 2 * math.log(self.least_deviation)
-        log_variance = log_variance.clamp(least, LOG_VARIANCE[1])
+        log_variance = log_variance.clamp(*LOG_VARIANCE)
+        if self.least_deviation:  # added, not a bound: the gradient of σ must not end there
+            log_variance = torch.logaddexp(log_variance, log_variance.new_tensor(2 * math.log(self.least_deviation)))
         z = self._draw(mean, log_variance, draws)
         kl = kl_from_normal(mean, log_variance)
         report = {"kl": kl.detach().mean(), "latent_deviation": z.detach().std()}
