@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from tessera.training.run import train
+from tests.training.test_joint import JOINT
 from tests.training.tiny import CODEC, FLOW, metrics, start, write
 
 LAUNCHERS = {
@@ -22,6 +23,8 @@ LAUNCHERS = {
 def test_two_processes_equal_one_with_the_same_batch(launcher: str, tmp_path: Path) -> None:
     """The gradient (its norm, and the losses after its steps) does not depend on how many processes share a step."""
     recipes: dict[str, Any] = {"flow": FLOW | {"steps": 5, "drop_prompt": 0.3}, "codec": CODEC | {"steps": 5}}
+    if launcher == "torchrun":  # a flow that sees one pair of a step, which is one process's
+        recipes["flows"] = JOINT | {"steps": 3, "flows": {**JOINT["flows"], "image_to_image": {"share": 0.1}}}
     alone = {name: train(write(tmp_path / "one" / name, recipe)) for name, recipe in recipes.items()}
     process = start(tmp_path, *(write(tmp_path / "two" / name, recipe) for name, recipe in recipes.items()), launcher=LAUNCHERS[launcher])
     _, errors = process.communicate()
