@@ -8,7 +8,9 @@ import torch
 
 from tessera.codecs.presets import PRESETS
 from tessera.errors import UsageError
-from tessera.training.recipe import ClipRecipe, CodecRecipe, FlowRecipe, load_recipe
+from tessera.families.versatile.presets import CODECS as RELEASED
+from tessera.families.versatile.presets import preset
+from tessera.training.recipe import ClipRecipe, CodecRecipe, FlowRecipe, JointRecipe, load_recipe
 from tessera.training.run import make_task
 from tests.training.tiny import CODEC, FLOW, write
 
@@ -104,6 +106,18 @@ def described(part: Any) -> Any:
     return recipe.encoder if isinstance(recipe, ClipRecipe) else recipe.codec
 
 
+def joint_parts(recipe: JointRecipe) -> dict[str, Any]:
+    """Parts of a recipe for several flows by their descriptions; in place of a released model to start from, its own size, new."""
+    if recipe.init is None:
+        return {"codecs": {data: described(part) for data, part in recipe.codecs.items()}, "context": described(recipe.context)}
+    clip = {
+        "kind": "clip-tokens", "text": {"length": 77, "layers": 12, "width": 768, "heads": 12, "vocabulary": 49408},
+        "image": {"size": 224, "patch": 14, "layers": 24, "width": 1024, "heads": 16}, "width": 768,
+    }  # fmt: skip
+    codecs = {"image": RELEASED["kl-f8"], "text": RELEASED["optimus"]}
+    return {"init": None, "copies": {}, "codecs": codecs, "context": clip, "network": preset("four-flow")}
+
+
 @pytest.mark.parametrize("path", [path for path in SHIPPED if path.stem not in FINE_TUNES], ids=lambda path: path.stem)
 def test_shipped_recipes_build(path: Path) -> None:
     """Every recipe parses, and its parts fit each other; the large ones on the meta device, so that they need no memory."""
@@ -111,11 +125,15 @@ def test_shipped_recipes_build(path: Path) -> None:
     if isinstance(recipe, FlowRecipe):
         context = {name: value for name, value in described(recipe.model.context).items() if name != "pretrained"}  # would be downloaded
         recipe = recipe.model_copy(update={"codec": described(recipe.codec), "model": recipe.model.model_copy(update={"context": context})})
+    if isinstance(recipe, JointRecipe):
+        recipe = recipe.model_copy(update=joint_parts(recipe))
     if isinstance(recipe, CodecRecipe):  # the files of LPIPS are not at hand
         recipe = recipe.model_copy(update={"loss": recipe.loss.model_copy(update={"perceptual": None})})
     with torch.device("cpu" if path.stem.startswith("scenes") else "meta"):
         task: Any = make_task(recipe, recipe.size or 64)
     assert any(parameter.requires_grad for parameter in task.parameters())
+    if path.stem == "laion":
+        assert sum(parameter.numel() for parameter in task.network.parameters()) == 2_566_318_852
     published = {"coco": 521, "cub": 521, "ithq": 1486}  # whole model, in millions
     if path.stem in published:
         assert round(sum(parameter.numel() for parameter in task.parameters()) / 1e6) == published[path.stem]

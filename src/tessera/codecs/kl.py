@@ -40,8 +40,8 @@ class KLAutoencoder(FloatCodec):
             has one latent wherever it is.
         linear_start: with one level, a linear map of each patch goes around both networks. It starts as the principal components of the
             first batch, each of unit size, and the networks as nothing, so that training starts from the best linear codec.
-        least_deviation: of noise that is added to σ while it trains. What differs in pictures then lies so far apart in latents that the decoder forgives
-            as much noise, which is what a diffusion model leaves in them.
+        least_deviation: of noise that is added to the drawn one while it trains. What differs in pictures then lies so far apart in latents
+            that the decoder forgives as much noise, which is what a diffusion model leaves in them.
         scale: what latents are multiplied with, so that their standard deviation is near 1.
         kl_weight: weight of the bottleneck's loss.
     """
