@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tessera.codecs.strips import activated, add_by_rows, conv_by_rows, is_large
+
 __all__ = ["Decoder", "Encoder", "Layers"]
 
 
@@ -60,6 +62,10 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
+        if is_large(x):
+            y = conv_by_rows(self.conv1, activated(self.norm1, x), x.shape[2])
+            y = conv_by_rows(self.conv2, activated(self.norm2, y), x.shape[2])
+            return add_by_rows(y, self.shortcut, x)
         y = self.conv1(_swish(self.norm1(x)))
         y = self.conv2(_swish(self.norm2(y)))
         return _add(y, self.shortcut(x))
@@ -100,7 +106,16 @@ class Upsample(nn.Module):
         self.conv = layers.conv(channels, channels)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
+        if is_large(x, times=4):
+            return conv_by_rows(self.conv, lambda first, last: self.enlarged(x, first, last), 2 * x.shape[2])
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+    @staticmethod
+    def enlarged(x: Float[Tensor, "b c h w"], first: int, last: int) -> Float[Tensor, "b c rows w2"]:
+        """Rows `first` to `last` - 1 of the enlarged map."""
+        start = first // 2
+        larger = F.interpolate(x[:, :, start : (last + 1) // 2], scale_factor=2.0, mode="nearest")
+        return larger[:, :, first - 2 * start : last - 2 * start]
 
 
 class Level(nn.Module):
