@@ -213,7 +213,7 @@ def test_the_scenes_recipe_fits_its_memory(tmp_path: Path) -> None:
         config.pop("kind")
         save_part(part(**config), tmp_path / name)
     folders = [f"codecs.image={tmp_path / 'kl'}", f"codecs.text={tmp_path / 'text-vae'}", f"context={tmp_path / 'clip'}"]
-    task = make_task(load_recipe(RECIPES / "scenes_versatile.yaml", folders), 64)
+    task: Any = make_task(load_recipe(RECIPES / "scenes_versatile.yaml", folders), 64)
     assert sum(value.numel() for value in task.parameters()) * 2 <= 25e6
     assert all(isinstance(flow, FloatFlow) for flow in task.flows[0].values())
 

@@ -8,6 +8,7 @@ that it is added to are.
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -45,6 +46,9 @@ class KLAutoencoder(FloatCodec):
         scale: what latents are multiplied with, so that their standard deviation is near 1.
         kl_weight: weight of the bottleneck's loss.
     """
+
+    to_moments: Any
+    started: Tensor
 
     def __init__(
         self, channels: int = 4, width: int = 128, multipliers: Sequence[int] = (1, 2, 4, 4), blocks: int = 2,

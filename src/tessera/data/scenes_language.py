@@ -148,9 +148,9 @@ def describe(scene: Scene, rng: random.Random) -> Caption:
 
 def reword(caption: Caption, rng: random.Random) -> str:
     """Other words for the same facts: another opening, another order of the things, another word for how they lie."""
-    mentions, (relation,) = list(caption.mentions), caption.relations or (None,)
+    mentions, relation = list(caption.mentions), caption.relations[0] if caption.relations else None
     while True:
-        kind = relation and relation.kind
+        kind = None if relation is None else relation.kind
         order = list(mentions)
         if kind is None:
             order = sorted(mentions, key=lambda _: rng.random())

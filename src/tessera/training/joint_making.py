@@ -91,7 +91,7 @@ def _codec(recipe: JointRecipe, data: str, started: _Started | None) -> Any:
         if flow is None:
             raise UsageError(f"codecs.{data} is missing: the flows that make {data}s need one")
         return flow.codec
-    codec = load_part("codec", CODECS, given) if isinstance(given, str) else build("codec", CODECS, given)
+    codec: Any = load_part("codec", CODECS, given) if isinstance(given, str) else build("codec", CODECS, given)
     if not isinstance(codec, kind):
         wanted = "texts, such as text-vae" if data == "text" else "floats, such as kl"
         raise UsageError(f"codecs.{data} is {codec.config['kind']!r}: the flows need a codec of {wanted}")
@@ -104,7 +104,7 @@ def _encoder(recipe: JointRecipe, started: _Started | None) -> Any:
     if given is None:
         if started is None:
             raise UsageError("context is missing: give the folder of a trained encoder of words and pictures, or a CLIP")
-        whole = getattr(started.any.context_encoder, "whole", None)
+        whole: Any = getattr(started.any.context_encoder, "whole", None)
     elif isinstance(given, str) and not (Path(given) / CONFIG).is_file():
         whole = load_clip_tokens(given)
     else:

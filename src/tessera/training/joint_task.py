@@ -53,6 +53,9 @@ class JointTask(Task):
         size: side of the pictures in pixels.
     """
 
+    network: Any
+    codecs: Any
+
     def __init__(
         self, flows: Mapping[str, FloatFlow], network: MultiFlowUNet, codecs: Mapping[str, Any], encoder: Any, recipe: JointRecipe,
         size: int,
