@@ -1,6 +1,7 @@
 """The HTTP interface and its doors: what clients of OpenAI's interface get, passwords, and what strangers try."""
 
 import base64
+import http.client
 import io
 import json
 import subprocess
@@ -10,6 +11,7 @@ import urllib.request
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from PIL import Image
 
 from tessera.errors import UsageError
 from tessera.record import Record
+from tessera.serve.kept import Kept
 from tessera.serve.limits import LIMITS
 from tessera.serve.server import check_binding, parse_auth
 from tests.serve.browser import free_port, served
@@ -88,9 +91,15 @@ def test_what_is_asked_wrongly_gets_a_sentence(address: str, body: dict[str, Any
 def test_bodies_that_are_none_or_too_large(address: str) -> None:
     assert asked(f"{address}/v1/images/generations", b"{")[0] == 422
     assert asked(f"{address}/v1/images/generations", {"n": 1})[0] == 422
-    status, answer = asked(f"{address}/v1/images/generations", b" " * (LIMITS.upload_bytes + (1 << 17)))
-    assert status == 413
-    assert "MB" in answer["error"]["message"]
+    connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=120)
+    connection.putrequest("POST", "/v1/images/generations")
+    connection.putheader("Content-Type", "application/json")
+    connection.putheader("Content-Length", str(LIMITS.upload_bytes + (1 << 17)))
+    connection.endheaders()
+    answer = connection.getresponse()
+    assert answer.status == 413
+    assert "MB" in json.load(answer)["error"]["message"]
+    connection.close()
 
 
 def test_many_at_once_get_their_own(address: str, models: Path) -> None:
@@ -138,11 +147,33 @@ def test_the_page_is_an_interface_too(address: str) -> None:
     assert "seed 5" in said
 
 
-def test_a_path_instead_of_an_upload_is_not_opened(address: str) -> None:
-    for path in ("/etc/passwd", "/etc/hostname"):
+def test_a_path_instead_of_an_upload_is_not_opened(address: str, tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "private.png")
+    for path in ("/etc/passwd", str(tmp_path / "private.png")):
         said = called(address, "enlarge", [{"path": path, "meta": {"_type": "gradio.FileData"}}, "2 times", "Lanczos"])
+        assert "event: error" in said or "no longer here" in said
         assert "root:" not in said
-        assert "event: error" in said
+
+
+def test_only_files_of_its_own_folder_are_opened(tmp_path: Path) -> None:
+    kept = Kept(LIMITS)
+    picture = Image.new("RGB", (8, 8))
+    picture.save(tmp_path / "private.png")
+    assert kept.opened(kept.png(picture, "mine")).size == (8, 8)
+    (kept.folder / "link.png").symlink_to(tmp_path / "private.png")
+    for path in (tmp_path / "private.png", kept.folder / ".." / tmp_path.name / "private.png", kept.folder / "link.png"):
+        with pytest.raises(UsageError, match="no longer here"):
+            kept.opened(str(path))
+    kept.close()
+    assert not kept.folder.exists()
+
+
+def test_files_make_room_for_new_ones() -> None:
+    kept = Kept(replace(LIMITS, kept_bytes=1500))
+    paths = [Path(kept.text("a" * 500, f"{number}.txt")) for number in range(5)]
+    kept.sweep()
+    assert [path.is_file() for path in paths] == [False, False, True, True, True]
+    kept.close()
 
 
 def bomb(path: Path, side: int) -> Path:

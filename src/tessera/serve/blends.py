@@ -17,7 +17,7 @@ from tessera.serve.kept import Kept
 from tessera.serve.requests import Draw, visible
 from tessera.serve.service import Service
 from tessera.serve.showing import failure, quiet, status
-from tessera.serve.uploads import opened, upload
+from tessera.serve.uploads import upload
 
 __all__ = ["FLOWS", "Caption", "Mix", "Rewrite", "Vary"]
 
@@ -103,7 +103,7 @@ class Vary(Application):
         try:
             if not 0 <= fidelity < 1:
                 raise UsageError(f"the fidelity must be from 0 and below 1, not {fidelity}")
-            picture = opened(path, self.service.limits)
+            picture = self.kept.opened(path)
             blend = Blend((Seen(picture, focus),), colour=colour)
             asked = self.asked(blend, "image", number, seed, model, sampler, steps, guidance)
             if fidelity:
@@ -140,7 +140,7 @@ class Caption(Application):
         self, path: str | None, number: float, seed: str, model: str, sampler: str, steps: float, guidance: float, request: gr.Request
     ) -> AsyncIterator[tuple[Any, Any]]:
         try:
-            blend = Blend((Seen(opened(path, self.service.limits)),))
+            blend = Blend((Seen(self.kept.opened(path)),))
             async for shown in self.texts(self.asked(blend, "text", number, seed, model, sampler, steps, guidance), request):
                 yield shown
         except TesseraError as error:
@@ -209,7 +209,7 @@ class Mix(Application):
         steps: float, guidance: float, request: gr.Request,
     ) -> AsyncIterator[tuple[Any, Any]]:  # fmt: skip
         try:
-            pictures = tuple(Seen(opened(path, self.service.limits)) for path in (first, second) if path)
+            pictures = tuple(Seen(self.kept.opened(path)) for path in (first, second) if path)
             texts = (visible(words),) if words.strip() else ()
             blend = Blend(pictures, texts, (share, 1 - share))
             asked = self.asked(blend, "image", number, seed, model, sampler, steps, guidance)

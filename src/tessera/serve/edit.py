@@ -17,7 +17,7 @@ from tessera.serve.requests import Draw
 from tessera.serve.requests import Edit as Editing
 from tessera.serve.service import Service
 from tessera.serve.showing import failure, quiet, said, status
-from tessera.serve.uploads import drawable, opened, painting, upload
+from tessera.serve.uploads import drawable, painting, upload
 
 __all__ = ["Edit"]
 
@@ -97,7 +97,7 @@ class Edit:
             return [None, None, quiet("Choose a picture.")]
         try:
             offer = self.service.shelf.offer(model)
-            given = opened(path, self.service.limits)
+            given = self.kept.opened(path)
             picture = drawable(given, offer.size, self.service.limits)
         except TesseraError as error:
             return [None, None, failure(str(error))]
@@ -126,7 +126,7 @@ class Edit:
         try:
             offer = self.service.shelf.offer(model)
             settings = sampling(offer, sampler, steps, guidance, truncation, temperature)
-            picture = opened(original, self.service.limits)
+            picture = self.kept.opened(original)
             prompts = (prompt,) if prompt.strip() else ()
             asked = Draw(model, prompts=prompts, n=int(number), seed=parse_seed(seed), settings=settings)
             asked = self._asked(asked, WAYS.get(way, "paint"), picture, painted, sides, int(by), strength, int(feather))
@@ -158,7 +158,7 @@ class Edit:
         """White where something was painted, in the picture's size. UsageError where nothing was."""
         mask = Image.new("L", size)
         for path in painted or []:
-            layer = opened(path, self.service.limits, "what you painted").convert("RGBA").getchannel("A")
+            layer = self.kept.opened(path, "what you painted").convert("RGBA").getchannel("A")
             mask = ImageChops.lighter(mask, layer.resize(size, Image.Resampling.BOX).point(lambda level: 255 * (level > 63)))
         if mask.getbbox() is None:
             raise UsageError("nothing is painted over: paint with the brush over what is to be drawn anew")

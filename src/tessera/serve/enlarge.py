@@ -17,7 +17,7 @@ from tessera.record import KEY
 from tessera.serve.kept import Kept
 from tessera.serve.limits import Limits
 from tessera.serve.showing import failure, quiet, said
-from tessera.serve.uploads import opened, upload
+from tessera.serve.uploads import upload
 
 if TYPE_CHECKING:
     from torch import nn
@@ -128,7 +128,7 @@ class Enlarge:
             return failure(str(error)), None
 
     def _enlarged(self, path: str | None, factor: int, way: str) -> tuple[str, str]:
-        given = opened(path, self.limits)
+        given = self.kept.opened(path)
         picture = upright_rgb(given)
         width, height = picture.width * factor, picture.height * factor
         self.limits.at_most("pixels of an enlarged picture", width * height, self.limits.scale_pixels)

@@ -1,4 +1,5 @@
-"""Files of finished pictures, for as long as a page may show them. Everything is in one folder, which is gone when the server stops."""
+"""Files of finished and uploaded pictures, for as long as a page may show them. Everything is in one folder, which is gone when the server
+stops, and no picture elsewhere is opened for anybody."""
 
 from __future__ import annotations
 
@@ -14,7 +15,10 @@ from pathlib import Path
 from PIL import Image
 
 from tessera.apps.output import slug
+from tessera.errors import TesseraError, UsageError
+from tessera.pictures import PictureLimits, decode
 from tessera.record import Record, save_png
+from tessera.serve.limits import Limits
 
 __all__ = ["Kept"]
 
@@ -23,13 +27,12 @@ class Kept:
     """The folder.
 
     Args:
-        seconds: how long a file stays.
-        bytes: of all files; the oldest make room.
+        limits: how long a file stays, how large all of them may be together, and what is taken as a picture.
     """
 
-    def __init__(self, seconds: float, bytes: int) -> None:
-        self.seconds, self.bytes = seconds, bytes
-        self.folder = Path(tempfile.mkdtemp(prefix="tessera-"))
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.folder = Path(tempfile.mkdtemp(prefix="tessera-")).resolve()
         self._lock = threading.Lock()
         atexit.register(self.close)
         # The page's own copies of uploads and pictures go there as well; it reads this when it is imported.
@@ -56,6 +59,21 @@ class Kept:
         path.write_text(text, encoding="utf-8")
         return str(path)
 
+    def opened(self, path: str | None, what: str = "the picture") -> Image.Image:
+        """A picture that was uploaded, or written here. TesseraError for what is none, is too large or lies elsewhere; it tells no path."""
+        if not path:
+            raise UsageError(f"{what} is missing: choose one first")
+        place = Path(path).resolve()
+        try:
+            if not place.is_relative_to(self.folder):
+                raise FileNotFoundError
+            if place.stat().st_size > self.limits.upload_bytes:
+                raise TesseraError(f"{what} is a file of more than {self.limits.upload_bytes >> 20} MB, the most that is taken")
+            with place.open("rb") as file:
+                return decode(file, what, PictureLimits(pixels=self.limits.upload_pixels))
+        except OSError:
+            raise UsageError(f"{what} is no longer here: choose it again") from None
+
     def close(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -77,7 +95,7 @@ class Kept:
                     continue
             total, now = sum(size for _, size, _ in files), time.time()
             for written, size, path in sorted(files):
-                if now - written < self.seconds and total <= self.bytes:
+                if now - written < self.limits.kept_seconds and total <= self.limits.kept_bytes:
                     break
                 path.unlink(missing_ok=True)
                 total -= size

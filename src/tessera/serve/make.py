@@ -17,7 +17,6 @@ from tessera.serve.kept import Kept
 from tessera.serve.requests import Draw
 from tessera.serve.service import Service
 from tessera.serve.showing import details, failure, quiet, status
-from tessera.serve.uploads import opened
 
 __all__ = ["Make"]
 
@@ -133,7 +132,7 @@ class Make:
             return [gr.skip()] * (2 + len(self.actions))
         path = paths[event.index]
         try:
-            record = Record.of(opened(path, self.service.limits))
+            record = Record.of(self.kept.opened(path))
         except TesseraError as error:
             return [None, failure(str(error)), *[gr.update(interactive=False)] * len(self.actions)]
         return [path, details(record), *[gr.update(interactive=True)] * len(self.actions)]
@@ -156,7 +155,7 @@ class Make:
 
     def _record(self, path: str | None) -> Record | None:
         try:
-            return Record.of(opened(path, self.service.limits))
+            return Record.of(self.kept.opened(path))
         except TesseraError:
             return None
 

@@ -80,6 +80,7 @@ def application(service: Service, kept: Kept, auth: Auth | None = None, upscaler
         app, page, "/", auth=auth, footer_links=["api"], run_history=False, ssr_mode=False, mcp_server=False, enable_monitoring=False,
         show_error=False, max_file_size=service.limits.upload_bytes, theme=theme(), css=CSS, blocked_paths=[],
     )  # fmt: skip
+    page.has_launched = True  # else gradio copies any file of the machine that a caller names into its own folder, and takes it as uploaded
     return Guard(app, service.limits, auth)
 
 
@@ -158,7 +159,7 @@ def serve(
     import logging
 
     check_binding(host, port, auth)
-    kept = Kept(LIMITS.kept_seconds, LIMITS.kept_bytes)
+    kept = Kept(LIMITS)
     service = Service(Shelf(models, model, device, LIMITS.models))
     service.warm(next(iter(service.shelf.offers)))
     try:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from PIL import Image, ImageOps
 
-from tessera.errors import TesseraError, UsageError
-from tessera.pictures import PictureLimits, decode, upright_rgb
+from tessera.pictures import upright_rgb
 from tessera.serve.limits import Limits
 
-__all__ = ["drawable", "opened", "painting", "upload"]
+__all__ = ["drawable", "painting", "upload"]
 
 
 def upload(**arguments: Any) -> gr.Image:
@@ -36,19 +34,6 @@ def _path(payload: Any) -> str | None:
 
 def _layers(payload: Any) -> list[str] | None:
     return None if payload is None else [str(layer.path or "") for layer in payload.layers]
-
-
-def opened(path: str | None, limits: Limits, what: str = "the picture") -> Image.Image:
-    """The picture that was uploaded. TesseraError for what is none, and for one larger than the limits; its path is not told."""
-    if not path:
-        raise UsageError(f"{what} is missing: choose one first")
-    try:
-        if Path(path).stat().st_size > limits.upload_bytes:
-            raise TesseraError(f"{what} is a file of more than {limits.upload_bytes >> 20} MB, the most that is taken: make it smaller")
-        with Path(path).open("rb") as file:
-            return decode(file, what, PictureLimits(pixels=limits.upload_pixels))
-    except OSError:
-        raise UsageError(f"{what} is no longer here: choose it again") from None
 
 
 def drawable(picture: Image.Image, own: tuple[int, int] | None, limits: Limits) -> Image.Image:
