@@ -107,7 +107,7 @@ def forget_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
-def measure(arguments: dict[str, str], size: int, steps: int) -> dict[str, float]:
+def measure(arguments: dict[str, str], size: int, steps: int) -> dict[str, int]:
     """Loads and draws, in this process."""
     import tessera
     from tessera.model_parts import shared_parts, tensors_of

@@ -134,7 +134,7 @@ class FlowsEvaluation:
 
     def _make(self, call: FlowCall, pairs: Sequence[Pair], made: _Made) -> None:
         """Of pairs whose numbers follow each other."""
-        given = [pair.words if call.reads_words else pair.picture for pair in pairs]
+        given: list[Any] = [pair.words if call.reads_words else pair.picture for pair in pairs]
         results = call(given, self.seed, pairs[0].index)
         rows = [Row(pair.words) for pair in pairs]
         made.rows |= {pair.index: row for pair, row in zip(pairs, rows, strict=True)}
