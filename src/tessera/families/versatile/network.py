@@ -193,7 +193,8 @@ class FlowNetwork(nn.Module):
         dtype = next(self.data.parameters()).dtype
         e = self.time(t.double() * self.whole.config["timesteps"] - 1).to(dtype)
         x = x_t.to(dtype)
-        if x.ndim == 4 and x.device.type == "cpu":  # the layout that convolutions need no copy for
+        # The layout that convolutions need no copy for; training in bfloat16 is 1.2 times faster without it, for the norms' sake.
+        if x.ndim == 4 and x.device.type == "cpu" and not torch.is_grad_enabled():
             x = x.contiguous(memory_format=torch.channels_last)
         layers, place, saved = iter(self.data_layers.layers), 0, []
         for step in self.whole.steps:
