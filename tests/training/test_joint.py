@@ -9,6 +9,7 @@ from PIL import Image
 
 from tessera.codecs.kl import KLAutoencoder
 from tessera.codecs.text_vae import TextVAE
+from tessera.contexts.clip_tokens import CLIPTokens
 from tessera.contexts.two_towers import TwoTowers
 from tessera.data.scenes import Scenes
 from tessera.data.scenes_language import VOCABULARY
@@ -17,12 +18,20 @@ from tessera.families.versatile.network import FlowNetwork
 from tessera.families.versatile.presets import FLOWS
 from tessera.float_flow import FloatFlow
 from tessera.loading import load
+from tessera.model import Model
 from tessera.part_folder import save_part
+from tessera.processes.gaussian import GaussianProcess
+from tessera.processes.gaussian_loss import GaussianLoss
+from tessera.processes.gaussian_schedules import LinearBeta
 from tessera.training.joint_task import JointTask
 from tessera.training.loader import Batch, Batches
 from tessera.training.recipe import load_recipe, parse_recipe
 from tessera.training.run import make_task, train
+from tests.contexts.test_clip_joint import IMAGE as CLIP_IMAGE
+from tests.contexts.test_clip_joint import MERGES
+from tests.contexts.test_clip_joint import TEXT as CLIP_TEXT
 from tests.data.shard_making import archive, captioned
+from tests.tiny_versatile import NETWORK, tiny_network
 from tests.training.tiny import COMMON, metrics, write
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -269,3 +278,24 @@ def test_pairs_of_archives_that_lack_something_are_counted_and_left_out(tmp_path
 def test_wrong_recipes(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         train(write(tmp_path, {**JOINT, **changes}))
+
+
+def test_it_starts_from_stable_diffusion_with_its_autoencoder_and_clip(tmp_path: Path) -> None:
+    """A converted single-flow model: its CLIP, of which Stable Diffusion reads the states, is read as Versatile Diffusion does."""
+    network = tiny_network(data={"image": NETWORK["data"]["image"]}, contexts={"text": {"kind": "rows", "width": 16}})
+    codec = KLAutoencoder(channels=4, width=32, multipliers=(1, 1), blocks=1, features=4)
+    clip = CLIPTokens(text={**CLIP_TEXT, "width": 16}, image=CLIP_IMAGE, width=16, merges=MERGES)
+    loss = GaussianLoss(GaussianProcess(LinearBeta()), "eps")
+    flow = FloatFlow(codec, clip.view("states"), network.view("image", "text"), loss)
+    Model("sd", "versatile", {"text_to_image": flow}, (64, 64)).save(tmp_path / "sd")
+    recipe = {key: value for key, value in JOINT.items() if key not in ("network", "context", "processes")}
+    started = {"init": str(tmp_path / "sd"), "copies": {"contexts.image": "contexts.text"}, "codecs": {"text": TEXT}}
+    flows = {"text_to_image": {}, "image_to_image": {}, "image_to_text": {"blank": 0}, "text_to_text": {}}
+    run = train(write(tmp_path, {**recipe, **started}, flows=flows, steps=2))
+    model: Any = load(run / "model", "cpu")
+    assert {name: made.context_encoder.of for name, made in model.flows.items()} == {
+        "text_to_image": "words", "image_to_image": "pictures", "image_to_text": "pictures", "text_to_text": "words"
+    }  # fmt: skip
+    assert model.flows["text_to_text"].loss.process.config == loss.process.config
+    stored = model.flows["text_to_image"].codec.state_dict()
+    assert all(torch.equal(value, stored[name]) for name, value in codec.state_dict().items())
