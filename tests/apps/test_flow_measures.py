@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tessera.data.scenes import Scene, Thing, render
 from tessera.part_folder import save_part
 from tests.apps.conftest import Run
 from tests.tiny_floats import tiny_clip
@@ -148,3 +149,24 @@ def test_scenes_measures_each_flow(mode: str, headline: str, others: set[str], r
     else:
         assert all(isinstance(verdict["text"], str) for verdict in verdicts)
         assert run(*arguments).out.startswith(f"{headline}: ")
+
+
+def test_a_caption_is_checked_against_a_picture(run: Run, tmp_path: Path) -> None:
+    things = (Thing("circle", "red", "small", 0, 3), Thing("square", "blue", "large", 5, 3))
+    picture = tmp_path / "scene.png"
+    Image.fromarray(render(Scene("white", things)).transpose(1, 2, 0)).save(picture)
+    right = run("evaluate", "caption", picture, "A small red circle over a blue square.")
+    assert right.out.splitlines() == [
+        "right", "holds: a small red circle", "holds: a blue square", "holds: a small red circle above a blue square",
+        "the picture shows: a small red circle, a large blue square, on white",
+    ]  # fmt: skip
+    wrong = run("evaluate", "caption", picture, "a blue square on black")
+    assert wrong.out.splitlines()[:3] == ["wrong", "holds: a blue square", "does not hold: on a black background"]
+    assert run("evaluate", "caption", picture, "blue is the square").out.startswith("not understood: ")
+    found = run("evaluate", "caption", picture, "a red circle and a blue square", "--json").json
+    assert (found["right"], found["understood"], found["clean"], found["background"]) == (True, True, True, "white")
+    assert found["clauses"] == {"a red circle": True, "a blue square": True}
+    noise = tmp_path / "noise.png"
+    Image.effect_noise((64, 64), 90).save(noise)
+    assert "and something else" in run("evaluate", "caption", noise, "a red circle").out
+    assert run("evaluate", "caption", tmp_path / "none.png", "a red circle").code == 2
