@@ -66,6 +66,7 @@ def start(model: str) -> tuple[float, float, float, float]:
 
 
 def main() -> None:
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported, as the command line does
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="scenes")
     parser.add_argument("--users", type=int, default=8)

@@ -204,6 +204,7 @@ def test_edit_repaints_what_is_painted_over(page: Page) -> None:
     box = page.locator("#easel canvas").first.bounding_box()
     assert box is not None
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    assert y < 1000, "the picture is out of sight"
     page.mouse.move(x - 40, y)
     page.mouse.down()
     page.mouse.move(x + 40, y, steps=10)
@@ -217,7 +218,9 @@ def test_edit_repaints_what_is_painted_over(page: Page) -> None:
 def test_edit_extends_and_changes_an_uploaded_picture(page: Page, tmp_path: Path) -> None:
     tab(page, "Edit")
     Image.effect_noise((40, 33), 80).convert("RGB").save(tmp_path / "given.png")
-    page.set_input_files("#edit-source input[type=file]", tmp_path / "given.png")
+    with page.expect_file_chooser() as chooser:
+        page.click("#edit-source")
+    chooser.value.set_files(tmp_path / "given.png")
     expect(page.locator("#edit-status")).to_contain_text("scaled and cropped")
     page.get_by_label("Extend the canvas").check()
     page.fill("#edit-by input[type=number]", "32")

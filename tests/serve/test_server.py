@@ -1,11 +1,13 @@
 """The HTTP interface and its doors: what clients of OpenAI's interface get, passwords, and what strangers try."""
 
+import asyncio
 import base64
 import http.client
 import io
 import json
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
 import zlib
@@ -22,10 +24,16 @@ from tessera.errors import UsageError
 from tessera.record import Record
 from tessera.serve.kept import Kept
 from tessera.serve.limits import LIMITS
+from tessera.serve.requests import Call, Draw
 from tessera.serve.server import check_binding, parse_auth
+from tessera.serve.service import Service
 from tests.serve.browser import free_port, served
 
 pytest.importorskip("gradio", reason="gradio is not installed")
+
+from fastapi import Request
+
+from tessera.serve.api import waited
 
 
 @pytest.fixture(scope="module")
@@ -253,3 +261,15 @@ def test_the_command_refuses_in_a_sentence(tmp_path: Path) -> None:
         assert done.returncode == 2, done.stderr
         assert sentence in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_a_client_that_leaves_has_cancelled(service: Service) -> None:
+    async def gone() -> dict[str, str]:
+        return {"type": "http.disconnect"}
+
+    go = threading.Event()
+    service.submit(Call("tiny", run=lambda model, callback: [go.wait(120)]), user="")
+    job = service.submit(Draw("tiny", prompts=("a red circle",)), user="a")
+    assert not asyncio.run(waited(service, job, Request({"type": "http"}, gone)))
+    assert job.state == "cancelled"
+    go.set()

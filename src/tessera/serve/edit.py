@@ -17,7 +17,7 @@ from tessera.serve.requests import Draw
 from tessera.serve.requests import Edit as Editing
 from tessera.serve.service import Service
 from tessera.serve.showing import failure, quiet, said, status
-from tessera.serve.uploads import drawable, painting, upload
+from tessera.serve.uploads import drawable, painting
 
 __all__ = ["Edit"]
 
@@ -36,7 +36,6 @@ class Edit:
     settings: Settings
     original: gr.State
     easel: gr.ImageEditor
-    source: gr.Image
     message: gr.HTML
     prompt: gr.Textbox
 
@@ -46,12 +45,12 @@ class Edit:
         original = gr.State(None)
         with gr.Row():
             with gr.Column(scale=5, min_width=300):
-                source = upload(label="Picture", height=180, elem_id="edit-source")
+                source = gr.UploadButton("Choose a picture", file_types=["image"], elem_id="edit-source", size="sm")
                 way = gr.Radio(list(WAYS), value=next(iter(WAYS)), label="What to do", elem_id="edit-way")
                 easel = painting(
-                    label="Paint over what to draw anew", transforms=(), layers=False, elem_id="easel",
+                    label="Picture: paint over what to draw anew", transforms=(), layers=False, elem_id="easel",
                     brush=gr.Brush(default_size=48, colors=["#ff3366"], default_color="#ff3366", color_mode="fixed"),
-                    eraser=gr.Eraser(default_size=48), canvas_size=(EASEL, EASEL), height=420,
+                    eraser=gr.Eraser(default_size=48), canvas_size=(EASEL, EASEL), height=400,
                 )  # fmt: skip
                 with gr.Group(visible=False) as extending:
                     sides = gr.CheckboxGroup(list(SIDES), value=["right"], label="Extend to the", elem_id="edit-sides")
@@ -73,22 +72,22 @@ class Edit:
                     quiet("Choose a picture, here or under Make, and paint over what is to be drawn anew."), elem_id="edit-status"
                 )
                 gallery = gr.Gallery(
-                    label="Results", columns=2, height="auto", object_fit="contain", format="png", elem_id="edit-gallery",
+                    label="Results", show_label=False, columns=2, height="auto", object_fit="contain", format="png", elem_id="edit-gallery",
                     interactive=False, elem_classes=["tessera-pictures"], buttons=["download", "fullscreen"],
                 )  # fmt: skip
                 further = gr.Button("Go on with the first result", size="sm", elem_id="edit-further")
-        made = cls(service, kept, settings, original, easel, source, message, prompt)
+        made = cls(service, kept, settings, original, easel, message, prompt)
         results = gr.State([])
         quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        source.input(made.take, [source, settings.model], [original, easel, message], **quick)
-        way.change(made.choose, way, [easel, extending, strength], **quick)
+        source.upload(made.take, [source, settings.model], [original, easel, message], **quick)
+        way.change(made.choose, way, [extending, strength], **quick)
         go.click(
             made.draw,
             [original, easel, way, sides, by, strength, prompt, number, feather, seed, *settings.values[:-1]],
             [message, gallery, results], show_progress="hidden", trigger_mode="once", api_visibility="private",
         )  # fmt: skip
         stop.click(made.stop, None, None, queue=False, **quick)
-        further.click(made.further, [results, settings.model], [source, original, easel, message], **quick)
+        further.click(made.further, [results, settings.model], [original, easel, message], **quick)
         return made
 
     def take(self, path: str | None, model: str) -> list[Any]:
@@ -111,12 +110,12 @@ class Edit:
     def further(self, results: list[str], model: str) -> list[Any]:
         """The first result as the picture to edit."""
         if not results:
-            return [gr.skip(), gr.skip(), gr.skip(), failure("there is no result yet: draw one first")]
-        return [results[0], *self.take(results[0], model)]
+            return [gr.skip(), gr.skip(), failure("there is no result yet: draw one first")]
+        return self.take(results[0], model)
 
     def choose(self, way: str) -> list[Any]:
         chosen = WAYS.get(way, "paint")
-        return [gr.update(visible=chosen == "paint"), gr.update(visible=chosen == "extend"), gr.update(visible=chosen == "change")]
+        return [gr.update(visible=chosen == "extend"), gr.update(visible=chosen == "change")]
 
     async def draw(
         self, original: str | None, painted: list[str] | None, way: str, sides: list[str], by: float, strength: float, prompt: str,

@@ -22,7 +22,7 @@ __all__ = ["Make"]
 
 EXAMPLES = ["a red circle above a blue square", "two green stars on a white background", "a small yellow ring left of a purple cross"]
 ACTIONS = {
-    "again": "Again with these settings", "prompt": "Take its prompt", "vary": "Vary", "caption": "Caption", "blend": "Send as prompt",
+    "again": "Same settings", "prompt": "Take its prompt", "vary": "Vary", "caption": "Caption", "blend": "Send as prompt",
     "edit": "Edit", "watch": "Watch", "enlarge": "Enlarge",
 }  # fmt: skip
 """What can be done with a picture; some of it by models of several flows only."""
@@ -72,12 +72,12 @@ class Make:
             with gr.Column(scale=6, min_width=300):
                 message = gr.HTML(quiet("Say what to draw, then Generate (or Shift+Enter in the text)."), elem_id="status")
                 gallery = gr.Gallery(
-                    label="Pictures", columns=4, height="auto", object_fit="contain", format="png", elem_id="gallery", interactive=False,
-                    elem_classes=["tessera-pictures"], buttons=["download", "fullscreen"],
+                    label="Pictures", show_label=False, columns=4, height="auto", object_fit="contain", format="png", elem_id="gallery",
+                    interactive=False, elem_classes=["tessera-pictures"], buttons=["download", "fullscreen"],
                 )  # fmt: skip
                 with gr.Row():
                     actions = {
-                        name: gr.Button(label, size="sm", interactive=False, elem_id=f"do-{name}", min_width=90)
+                        name: gr.Button(label, size="sm", interactive=False, elem_id=f"do-{name}", min_width=110)
                         for name, label in ACTIONS.items()
                     }  # fmt: skip
                 with gr.Accordion("About the chosen picture", open=False):

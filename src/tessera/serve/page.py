@@ -77,7 +77,7 @@ def build(service: Service, kept: Kept, upscaler: Upscaler | None = None) -> gr.
                     *[gr.update(visible=has[tab]) for tab in ("Vary", "Caption", "Blend")]]  # fmt: skip
 
         def to_edit(path: str | None, model: str) -> list[Any]:
-            return [gr.Tabs(selected="edit"), path, *edit.take(path, model)]
+            return [gr.Tabs(selected="edit"), *edit.take(path, model)]
 
         def to_watch(path: str | None) -> list[Any]:
             values = make.again(path)

@@ -17,14 +17,14 @@ def upload(**arguments: Any) -> gr.Image:
     """A component for a picture, which handlers get as the path of its file."""
     # Of a class of its own gradio would write a description into the source folder.
     made = gr.Image(sources=["upload", "clipboard"], type="filepath", image_mode=None, **arguments)
-    made.preprocess = _path  # type: ignore[method-assign]
+    made.preprocess = _path
     return made
 
 
 def painting(**arguments: Any) -> gr.ImageEditor:
     """A component for a picture that is painted on, which handlers get as the paths of its layers' files."""
     made = gr.ImageEditor(sources=(), type="filepath", image_mode="RGBA", **arguments)
-    made.preprocess = _layers  # type: ignore[method-assign]
+    made.preprocess = _layers
     return made
 
 
