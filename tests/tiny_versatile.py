@@ -45,6 +45,24 @@ def tiny_network(**changes: object) -> MultiFlowUNet:
 
 
 def tiny_versatile() -> Model:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # of what `noisy` leaves as it was made
+        return _tiny_versatile()
+
+
+def ending(model: Model, by: float) -> Model:
+    """The same model, whose texts are words without end (`by` far below 0) or end at once (far above): the markers' logits are 10 `by`."""
+    codec = model.flows["image_to_text"].codec
+    words, markers = codec.decoder["transformer"], [codec.writer.end, codec.writer.pad, codec.writer.begin]
+    with torch.no_grad():
+        words.ln_f.bias[0] = 10.0
+        words.wte.weight[:, 0] = 0.0
+        words.wte.weight[markers[: 1 if by > 0 else 3]] = 0.0
+        words.wte.weight[markers[: 1 if by > 0 else 3], 0] = by
+    return model
+
+
+def _tiny_versatile() -> Model:
     network = tiny_network()
     picture = noisy(KLAutoencoder(channels=4, width=32, multipliers=(1, 1), blocks=1, features=4), 1)
     text = noisy(TextVAE(encoder=TRANSFORMER, decoder=TRANSFORMER, latent=LATENT, words=WORDS, pieces=8), 2)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from tessera.contexts.blend import LEVELS, WORDS_SHARE, Blend, MaskedPicture, Seen
+from tessera.contexts.blend import WORDS_SHARE, Blend, MaskedPicture, Seen, directions_of
 from tessera.errors import TesseraError, UsageError
 from tessera.flow import SamplingSettings
 from tessera.pictures import open_picture, to_picture, to_tensor
@@ -24,10 +24,12 @@ from tessera.randomness import derive_seed
 
 if TYPE_CHECKING:
     from tessera.model import Model
+    from tessera.samplers.loop import Callback
 
-__all__ = ["blend", "blend_of", "edit", "edit_blends", "image_to_text", "image_variation", "text_variation", "vary", "writing"]
+__all__ = ["blend", "blend_of", "edit", "image_to_text", "image_variation", "redrawn", "text_variation", "vary", "writing"]
 
-Picture = Image.Image | str | Path
+Picture = Any
+"""A Pillow picture, or the path or address of one; what is none is refused in a sentence. Words are too."""
 STREAMED = ("size", "batch_size", "precision", "index", "callback")
 
 
@@ -72,7 +74,7 @@ def _started(
 
 
 def blend(
-    model: Model, pictures: Picture | Sequence[Picture], text: str | Sequence[str] | None = None, n: int = 1, seed: int | None = None, *,
+    model: Model, pictures: Picture | Sequence[Picture], text: Any = None, n: int = 1, seed: int | None = None, *,
     mix: float | tuple[float, float] = WORDS_SHARE, masks: Picture | Sequence[Picture | None] | None = None,
     focus: float | Sequence[float] = 0.5, strengths: float | Sequence[float] = 1.0, level: int | Sequence[int] = 0, by: str = "attention",
     colour: str = "none", **how: Any,
@@ -89,8 +91,7 @@ def blend(
     Raises UsageError for a model without the flows, a mask of another size, and shares or strengths that are negative or sum to zero.
     """
     settings, given = _split(model, how)
-    texts = [text] if text is None or isinstance(text, str) else list(text)
-    blends = [blend_of(_listed(pictures), one, mix, masks, focus, strengths, level, by, colour) for one in texts]
+    blends = [blend_of(_listed(pictures), one, mix, masks, focus, strengths, level, by, colour) for one in _listed(text)]
     return list(model.stream(blends, n, seed, settings, **given))
 
 
@@ -109,26 +110,26 @@ def edit(
         TesseraError: no words are left.
     """
     settings, given = _split(model, how)
+    return list(redrawn(model, _shown(picture, mask), remove, add, n, seed, settings, mix, colour, **given))
+
+
+def redrawn(
+    model: Model, picture: Image.Image | MaskedPicture, remove: str | None, add: str | None, n: int, seed: int | None,
+    settings: SamplingSettings, mix: float | None = None, colour: str = "none", *, size: tuple[int, int] | None = None,
+    callback: Callback | None = None, **given: Any,
+) -> Iterator[Image.Image]:  # fmt: skip
+    """The pictures of `edit`, as they are finished. callback: of the words' steps it is told no progress."""
+    from tessera.families.versatile.editing import edit_blend
+
+    edit_blend(picture, "words", add, mix, colour)  # what is wrong is said before anything is computed
     seed = secrets.randbelow(2**32) if seed is None else seed
-    of = {name: value for name, value in given.items() if name != "size"}
-    blends = edit_blends(model, _shown(picture, mask), remove, add, n, seed, settings, mix, colour, **of)
-    return list(model.stream(blends, 1, seed, settings, **given))
-
-
-def edit_blends(
-    model: Model, picture: Image.Image | MaskedPicture, remove: str | None, add: str | None, n: int, seed: int, settings: SamplingSettings,
-    mix: float | None = None, colour: str = "none", **given: Any,
-) -> list[Blend]:  # fmt: skip
-    """The first half of `edit`: `n` blends of how the picture looks and what it is in the new words."""
-    from tessera.families.versatile.editing import WORDS_SHARE, edit_blend
-
-    words = WORDS_SHARE if mix is None else mix
-    edit_blend(picture, "words", add, words, colour)  # what is wrong is said before anything is computed
+    silent = None if callback is None else lambda progress: callback(replace(progress, index=0))
     told = Blend((Seen(picture),), remove=remove, add=add)
-    texts = list(model.write(told, n, derive_seed("edit", seed) % 2**32, settings, **given))
+    texts = list(model.write(told, n, derive_seed("edit", seed), settings, callback=silent, **given))
     if not all(texts):
-        raise TesseraError(f"no words came of the picture (seed {seed}): take another seed, or add words")
-    return [edit_blend(picture, str(text), add, words, colour) for text in texts]
+        raise TesseraError(f"the picture decoded to no words (seed {seed}): take another seed, or give words to add")
+    blends = [edit_blend(picture, str(text), add, mix, colour) for text in texts]
+    yield from model.stream(blends, 1, seed, replace(settings, temperature=1.0, truncation=None), size=size, callback=callback, **given)
 
 
 def image_to_text(
@@ -147,12 +148,12 @@ def image_to_text(
 
 
 def text_variation(
-    model: Model, texts: str | Sequence[str], n: int = 1, seed: int | None = None, *, remove: str | None = None, add: str | None = None,
+    model: Model, texts: Any, n: int = 1, seed: int | None = None, *, remove: str | None = None, add: str | None = None,
     **how: Any,
 ) -> list[str]:  # fmt: skip
     """The same in other words, of each text, as `image_to_text` gives them."""
     settings, given = _split(model, how)
-    blends = [Blend(texts=(one,), remove=remove, add=add) for one in ([texts] if isinstance(texts, str) else _listed(texts))]
+    blends = [Blend(texts=(_worded(one),), remove=remove, add=add) for one in _listed(texts)]
     return list(model.write(blends, n, seed, settings, **given))
 
 
@@ -164,7 +165,7 @@ def writing(**given: Any) -> dict[str, Any]:
 
 
 def blend_of(
-    pictures: Sequence[Picture], text: str | None = None, mix: float | tuple[float, float] = WORDS_SHARE,
+    pictures: Sequence[Picture], text: Any = None, mix: float | tuple[float, float] = WORDS_SHARE,
     masks: Picture | Sequence[Picture | None] | None = None, focus: float | Sequence[float] = 0.5,
     strengths: float | Sequence[float] = 1.0, level: int | Sequence[int] = 0, by: str = "attention", colour: str = "none",
 ) -> Blend:  # fmt: skip
@@ -175,11 +176,9 @@ def blend_of(
     each = {"masks": masks, "focus": focus, "strengths": strengths, "level": level}
     columns = [_each(what, given, count) for what, given in each.items()]
     for picture, mask, here, strength, of in zip(pictures, *columns, strict=True):
-        if of not in LEVELS:
-            raise UsageError(f"the level must be one of {', '.join(map(str, LEVELS))}, not {of}")
-        seen.append(Seen(_shown(picture, mask), here, strength, LEVELS[of]))
+        seen.append(Seen(_shown(picture, mask), here, strength, directions_of(of)))
     shares = (float(mix), 1.0 - mix) if isinstance(mix, int | float) else mix
-    return Blend(tuple(seen), () if text is None else (text,), shares, by, colour)
+    return Blend(tuple(seen), () if text is None else (_worded(text),), shares, by, colour)
 
 
 def _each(what: str, given: Any, count: int) -> list[Any]:
@@ -197,8 +196,17 @@ def _shown(picture: Picture, mask: Picture | None) -> Image.Image | MaskedPictur
     return _opened(picture) if mask is None else MaskedPicture(_opened(picture), _opened(mask))
 
 
-def _opened(picture: Any) -> Any:
-    return open_picture(picture) if isinstance(picture, str | Path) else picture
+def _opened(picture: Any) -> Image.Image:
+    picture = open_picture(picture) if isinstance(picture, str | Path) else picture
+    if not isinstance(picture, Image.Image):
+        raise UsageError(f"this takes pictures, not {picture!r}")
+    return picture
+
+
+def _worded(text: Any) -> str:
+    if not isinstance(text, str):
+        raise UsageError(f"this takes words, not {'a picture' if isinstance(text, Image.Image) else repr(text)}")
+    return text
 
 
 def _listed(given: Any) -> list[Any]:

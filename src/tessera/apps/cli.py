@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 import tessera
+from tessera.apps.caption import caption, rewrite
 from tessera.apps.catalogue import info
 from tessera.apps.console import say
 from tessera.apps.convert import convert
@@ -18,6 +19,7 @@ from tessera.apps.inpaint import extend, inpaint
 from tessera.apps.models import models
 from tessera.apps.serve import serve
 from tessera.apps.train import train
+from tessera.apps.vary import blend, edit, vary
 from tessera.apps.verify import verify
 from tessera.errors import TesseraError
 
@@ -31,6 +33,11 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 app.command()(generate)
 app.command()(inpaint)
 app.command()(extend)
+app.command()(vary)
+app.command()(blend)
+app.command()(edit)
+app.command()(caption)
+app.command()(rewrite)
 app.command()(serve)
 app.command()(train)
 app.add_typer(evaluate, name="evaluate")

@@ -3,7 +3,7 @@
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tessera.flow import SamplingSettings
     from tessera.model import Model
     from tessera.repainting import Repaint
-    from tessera.samplers.loop import Progress
+    from tessera.samplers.loop import Callback, Progress
 
 __all__ = ["Drawn", "Request", "Task", "draw", "interruptible", "produce"]
 
@@ -37,15 +37,18 @@ class Task:
     """What one command wants drawn, beside the options that all share.
 
     prompts: none where the picture to make again says them. old: the record of that picture. size: (height, width); None: the model's own.
-    settings: from the model and what they start from. init: see `Model.stream`. repaint: what to repaint, once the model is there.
+    settings: from the model and what they start from; None: as the options say. init: see `Model.stream`. repaint: what to repaint, once
+    the model is there. flows: what is read of the model. stream: draws the pictures; None: `Model.stream` does.
     """
 
     prompts: list[Any]
     old: Record | None
     size: tuple[int, int] | None
-    settings: "Callable[[Model, SamplingSettings], SamplingSettings]"
+    settings: "Callable[[Model, SamplingSettings], SamplingSettings] | None" = None
     init: "Image.Image | None" = None
     repaint: "Callable[[Model], Repaint] | None" = None
+    flows: tuple[str, ...] = ("text_to_image",)
+    stream: "Callable[[Model, Request, SamplingSettings, Callback], Iterator[Image.Image]] | None" = None
 
 
 def produce(options: DrawingOptions, task: Task) -> None:
@@ -56,7 +59,7 @@ def produce(options: DrawingOptions, task: Task) -> None:
     started, old = time.monotonic(), task.old
     texts, seed, index, precision = task.prompts, options.seed, 0, options.precision
     if old is None:
-        folder = locate(options.model or "scenes")
+        folder = locate(options.model or included(task.flows))
     else:
         folder = locate(options.model) if options.model else folder_of(old)
         texts, seed, index = texts or [old.prompt], old.seed if seed is None else seed, old.index
@@ -65,7 +68,9 @@ def produce(options: DrawingOptions, task: Task) -> None:
         height, width = read_description(folder)["size"]
     else:  # of a released file it is known when it is loaded
         height, width = task.size or LARGEST
-    request = Request(texts or [None], options.n, seed, (height, width), index, options.batch_size, precision, task.init)
+    request = Request(
+        texts or [None], options.n, seed, (height, width), index, options.batch_size, precision, task.init, stream=task.stream
+    )
     target = OutputFolder(options.output, options.overwrite)
     target.check(picture_bytes=3 * height * width + 4096, count=request.total)
 
@@ -73,17 +78,30 @@ def produce(options: DrawingOptions, task: Task) -> None:
         from tessera.loading import load
         from tessera.model import settings_of
 
-        loaded = load(folder, options.device, clip=options.clip, merges=options.merges)
+        loaded = load(folder, options.device, clip=options.clip, merges=options.merges, flows=task.flows)
         if old and old.weights and loaded.weights != old.weights:
             say(f"warning: {options.source} was made with other weights of model {old.model!r}, so the result differs from it")
         request = replace(request, size=task.size or loaded.size, repaint=task.repaint and task.repaint(loaded))
-        settings = task.settings(loaded, settings_of(old) if old else loaded.defaults)
+        base = settings_of(old) if old else loaded.defaults
+        settings = options.settings(base) if task.settings is None else task.settings(loaded, base)
         stop_if_asked()
         drawn = draw(loaded, request, settings, target, stop_if_asked)
         sheet_path = save_sheet(drawn, options.n, target) if options.sheet and len(drawn.pictures) > 1 else None
     report(drawn, request.total, options.output, sheet_path, time.monotonic() - started, options.as_json)
     if drawn.interrupted:
         raise typer.Exit(INTERRUPTED)
+
+
+def included(flows: Sequence[str]) -> str:
+    """The included model that is used unless one is named: the first that has these flows. UsageError where there is none."""
+    from tessera.model_folder import SHIPPED, bundled, read_description
+
+    if tuple(flows) == Task.flows:
+        return SHIPPED[0]
+    for name, folder in bundled().items():
+        if set(flows) <= set(read_description(folder)["flows"]):
+            return name
+    raise UsageError(f"no included model has the flow{'s' * (len(flows) > 1)} {', '.join(flows)}: name one that has with --model")
 
 
 def folder_of(old: Record) -> Path:
@@ -98,7 +116,7 @@ def folder_of(old: Record) -> Path:
 
 @dataclass(frozen=True)
 class Request:
-    """What to draw; see `Model.stream`."""
+    """What to draw; see `Model.stream`. stream: of the `Task`."""
 
     prompts: list[Any]
     n: int
@@ -109,6 +127,13 @@ class Request:
     precision: str
     init: "Image.Image | None"
     repaint: "Repaint | None" = None
+    stream: "Callable[[Model, Request, SamplingSettings, Callback], Iterator[Image.Image]] | None" = None
+
+    def how(self, callback: "Callback") -> dict[str, Any]:
+        """What every way of drawing is told."""
+        return {
+            "size": self.size, "batch_size": self.batch_size, "precision": self.precision, "index": self.index, "callback": callback,
+        }  # fmt: skip
 
     @property
     def total(self) -> int:
@@ -132,10 +157,11 @@ def draw(model: "Model", request: Request, settings: "SamplingSettings", target:
             bar.set(len(drawn.pictures) + len(progress.x) * progress.index / progress.total)
             stop_if_asked()
 
-        stream = model.stream(
-            request.prompts, request.n, request.seed, settings, size=request.size, batch_size=request.batch_size, init=request.init,
-            repaint=request.repaint, precision=request.precision, index=request.index, callback=after_step,
-        )  # fmt: skip
+        if request.stream is not None:
+            stream = request.stream(model, request, settings, after_step)
+        else:
+            given = {"init": request.init, "repaint": request.repaint, **request.how(after_step)}
+            stream = model.stream(request.prompts, request.n, request.seed, settings, **given)
         try:
             for picture in stream:
                 made = Record.of(picture)

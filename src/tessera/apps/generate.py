@@ -59,6 +59,9 @@ def generate(
     if old is not None and old.picture is not None:
         command = "inpaint" if old.place is None else "extend"
         raise UsageError(f"part of that picture was given: make it again with `tessera {command} PICTURE … --from {options.source}`")
+    if old is not None and old.blend is not None:
+        command = "blend" if old.blend["texts"] or len(old.blend["pictures"]) > 1 else "vary"
+        raise UsageError(f"that picture was made of given ones: make it again with `tessera {command} PICTURE … --from {options.source}`")
     check_init(start_picture, strength, old)
 
     def settings(model: "Model", base: "SamplingSettings") -> "SamplingSettings":

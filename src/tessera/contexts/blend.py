@@ -16,7 +16,7 @@ from tessera.contexts.prompt_warnings import valid
 from tessera.errors import UsageError, suggest
 from tessera.pictures import fingerprint
 
-__all__ = ["COLOURS", "LEVELS", "MIXINGS", "WORDS_SHARE", "Blend", "MaskedPicture", "Seen", "check_focus"]
+__all__ = ["COLOURS", "LEVELS", "MIXINGS", "WORDS_SHARE", "Blend", "MaskedPicture", "Seen", "check_focus", "directions_of"]
 
 MIXINGS = ("attention", "layer")
 """How contexts are mixed; see `families.versatile.mixing`."""
@@ -57,7 +57,7 @@ class Seen:
         a grey picture.
     class_token: whether the token of the picture as a whole counts too.
 
-    Raises UsageError for what is no picture, and for values out of range.
+    Raises UsageError for values out of range.
     """
 
     picture: Image.Image | MaskedPicture
@@ -67,9 +67,6 @@ class Seen:
     class_token: bool = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.picture, Image.Image | MaskedPicture):
-            given = f"the words {self.picture!r}" if isinstance(self.picture, str) else type(self.picture).__name__
-            raise UsageError(f"this takes a picture, not {given}: open it first")
         check_focus(self.focus)
         if self.focus != 0.5 and self.directions is not None:
             raise UsageError("a focus and a level are two ways to the same end: leave one of them out")
@@ -118,7 +115,8 @@ class Blend:
 
     def __post_init__(self) -> None:
         for text in (*self.texts, *(word for word in (self.remove, self.add) if word is not None)):
-            _check_words(text)
+            if not valid(text).strip():
+                raise UsageError("the prompt is empty: say something, or leave it out")
         if not self.pictures and not self.texts:
             raise UsageError("the prompt is empty: give a picture, words, or both")
         if not all(0 <= share < math.inf for share in self.mix) or not sum(self.mix):
@@ -174,15 +172,14 @@ class Blend:
         )  # fmt: skip
 
 
+def directions_of(level: int) -> tuple[int, int] | None:
+    """An entry of `LEVELS`. UsageError for another level."""
+    if level not in LEVELS:
+        raise UsageError(f"the level must be one of {', '.join(map(str, LEVELS))}, not {level}")
+    return LEVELS[level]
+
+
 def check_focus(level: float) -> None:
     """UsageError for a focus outside [0, 1]."""
     if not 0 <= level <= 1:
         raise UsageError(f"the focus must be between 0 (what it shows) and 1 (how it looks), not {level:g}")
-
-
-def _check_words(text: object) -> None:
-    if not isinstance(text, str):
-        given = "a picture" if isinstance(text, Image.Image | MaskedPicture | Seen) else repr(text)
-        raise UsageError(f"this takes words, not {given}")
-    if not valid(text).strip():
-        raise UsageError("the prompt is empty: say something, or leave it out")

@@ -38,8 +38,9 @@ def edited(
 
 
 def edit_blend(
-    picture: Image.Image | MaskedPicture, text: str, add: str | None = None, words: float = WORDS_SHARE, colour: str = "none"
+    picture: Image.Image | MaskedPicture, text: str, add: str | None = None, words: float | None = None, colour: str = "none"
 ) -> Blend:
-    """What the new picture is made of: how the picture looks, and its new `text`. words: their share."""
+    """What the new picture is made of: how the picture looks, and its new `text`. words: their share, `WORDS_SHARE` unless given."""
+    words = WORDS_SHARE if words is None else words
     look = Seen(picture, directions=LEVELS[1], class_token=False)
     return Blend((look,), (text,) if add is None else (text, add), (words, 1 - words), colour=colour)
