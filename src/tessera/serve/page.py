@@ -89,9 +89,7 @@ def build(service: Service, kept: Kept, upscaler: Upscaler | None = None) -> gr.
             make.actions[name].click(_to(name), make.chosen, [tabs, source], **PRIVATE)
         for tab in (caption, rewrite):
             tab.use.click(lambda text: [gr.Tabs(selected="make"), text], tab.texts_, [tabs, make.prompt], **PRIVATE)
-        make.actions["edit"].click(
-            to_edit, [make.chosen, settings.model], [tabs, edit.source, edit.original, edit.easel, edit.message], **PRIVATE
-        )
+        make.actions["edit"].click(to_edit, [make.chosen, settings.model], [tabs, edit.original, edit.easel, edit.message], **PRIVATE)
         make.actions["enlarge"].click(_to("enlarge"), make.chosen, [tabs, enlarge.source], **PRIVATE)
         make.actions["watch"].click(to_watch, make.chosen, [tabs, watch.prompt, watch.seed, *settings.values[1:]], **PRIVATE)
         page.unload(_left(service))
