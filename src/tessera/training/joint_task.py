@@ -233,7 +233,7 @@ class JointTask(Task):
                 context, given = flow.context_encoder(prompts).to(self.device), prompts
             else:
                 context, given = Context(self.encoder.see(self._as_seen(to_picture(shown)))), list(batch.prompts[: len(shown)])
-            made = self._drawn(name, context, seed)
+            made = flow.codec.decode(self._sampled(name, context, seed))
             if flow.writes:
                 texts[name] = [f"{before} -> {after}" for before, after in zip(given, made, strict=True)]
             elif flow.context_encoder.reads_words:
@@ -242,18 +242,17 @@ class JointTask(Task):
                 pictures[f"originals_and_{name}"] = torch.stack([shown, to_bytes(made)], 1).flatten(0, 1).cpu()
         return pictures, texts
 
-    def _drawn(self, name: str, context: Context, seed: int) -> Any:
-        """Pictures or texts of a context, from noise fixed by `seed`."""
+    def _sampled(self, name: str, context: Context, seed: int) -> Tensor:
+        """Latents of a context, from noise fixed by `seed`."""
         flow, settings, count = self.flows[0][name], self._sampling(), context.rows or 0
         with torch.autocast(self.device.type, enabled=False):  # rounding would hide small differences between runs
             predict = composed(flow.process, [Ingredient(flow.network, context, self._without(name).repeat(count))], settings.guidance)
             sampler: Any = float_sampler(settings.sampler) if isinstance(settings.sampler, str) else settings.sampler
-            latents = run_floats(
+            return run_floats(
                 predict, flow.process, sampler, batch=count, shape=(flow.codec.channels, *flow.grid((self.size, self.size))),
                 spacing=make_spacing(settings.spacing or flow.spacing, flow.process.schedule), steps=settings.steps,
                 draws=Draws(derive_seed(seed, name), range(count), self.device),
             )  # fmt: skip
-            return flow.codec.decode(latents)
 
     def export(self, folder: Path, card: Mapping[str, Any]) -> None:
         mode = self.training
