@@ -46,7 +46,7 @@ def test_a_run_writes_a_codec_and_says_how_much_comes_back(tmp_path):
     assert 0 <= panel["captions_right"] <= panel["words_right"] <= 1
     codec = load_part("codec", CODECS, run / "model")
     assert isinstance(codec, TextVAE)
-    assert codec.config == ALL | {"pooling": "first", "normalised": False, "memories": 1}
+    assert codec.config == ALL | {"pooling": "first", "normalised": False, "memories": 1, "variance": True}
 
 
 def test_it_learns_captions_by_heart():
@@ -139,6 +139,19 @@ def test_it_learns_captions_by_heart_from_all_words_states():
         loss.backward()
         optimizer.step()
     assert task.eval().panel([Batch(None, None, texts, [0, 1, 2, 3], {})], [], 0).scalars["captions_right"] == 1.0
+
+
+def test_without_a_variance_nothing_but_the_mean_is_made():
+    task = make_task(parse_recipe(TEXT | {"out": "nowhere", "beta": 0.0, "deviation": 0.5, "codec": ALL | {"variance": False}}, "here"), 64)
+    whole = make_task(parse_recipe(TEXT | {"out": "nowhere", "beta": 0.0, "deviation": 0.5, "codec": ALL}, "here"), 64)
+    state = whole.state_dict()
+    state["codec.encoder.linear.weight"] = state["codec.encoder.linear.weight"][:16]
+    task.load_state_dict(state)
+    batch = Batches(Scenes(), 0, 4)[0]
+    with torch.no_grad():
+        torch.testing.assert_close(task(batch, 1, 4), whole(batch, 1, 4))
+    with pytest.raises(UsageError, match="give training a `deviation`"):
+        make_task(parse_recipe(TEXT | {"out": "nowhere", "codec": ALL | {"variance": False}}, "here"), 64)(batch, 1, 4)
 
 
 def test_labels_are_no_captions():

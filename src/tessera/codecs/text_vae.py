@@ -69,6 +69,7 @@ class TextVAE(nn.Module):
             model learns sooner (there is no A then).
         normalised: the mean is scaled to numbers of mean square 1, so that latents are of unit size without a divergence that asks for it.
         memories: keys and values in front of each layer that the latent becomes.
+        variance: whether the encoder says one; without it, training has to (`deviation`).
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class TextVAE(nn.Module):
         pooling: str = "first",
         normalised: bool = False,
         memories: int = 1,
+        variance: bool = True,
     ) -> None:
         from transformers import BertConfig, BertModel, GPT2Config, GPT2Model
 
@@ -105,6 +107,7 @@ class TextVAE(nn.Module):
             "kind": "text-vae", "encoder": dict(encoder), "decoder": dict(decoder), "latent": latent,
             "words": None if words is None else list(words), "pieces": pieces, "dropout": dropout,
             "pooling": pooling, "normalised": normalised, "memories": memories,
+            "variance": variance,
         }  # fmt: skip
         self.latent, self.pieces = latent, pieces
         self.reader: WordPieces | None = None
@@ -122,7 +125,8 @@ class TextVAE(nn.Module):
             ),
             add_pooling_layer=pooling == "first",
         )  # fmt: skip
-        self.encoder.linear = nn.Linear(encoder["width"] * (1 if pooling == "first" else pieces + 2), 2 * latent, bias=False)
+        states = 1 if pooling == "first" else pieces + 2
+        self.encoder.linear = nn.Linear(encoder["width"] * states, latent * (2 if variance else 1), bias=False)
         gpt: Any = GPT2Model(
             GPT2Config(
                 vocab_size=written, n_embd=decoder["width"], n_layer=decoder["layers"], n_head=decoder["heads"],
@@ -179,7 +183,8 @@ class TextVAE(nn.Module):
         pooled = found.pooler_output
         if self.config["pooling"] == "all":
             pooled = F.pad(hidden * (ids > 0).unsqueeze(-1), (0, 0, 0, self.pieces + 2 - ids.shape[1])).flatten(1)
-        mean, log_variance = self.encoder.linear(pooled).chunk(2, -1)
+        said = self.encoder.linear(pooled)
+        mean, log_variance = said.chunk(2, -1) if self.config["variance"] else (said, torch.full_like(said, -torch.inf))
         if self.config["normalised"]:
             mean = F.normalize(mean.float(), dim=-1) * self.latent**0.5
         return Encoded(hidden, pooled, mean, log_variance)
@@ -282,6 +287,8 @@ class TextVAE(nn.Module):
         """
         writer = self._writer()
         encoded = self.distribution(self.tokenize(texts))
+        if deviation is None and not self.config["variance"]:
+            raise UsageError("this text autoencoder says no variance: give training a `deviation`")
         if deviation is not None:
             encoded = encoded._replace(log_variance=torch.full_like(encoded.mean, 2 * math.log(deviation)))
         latents = encoded.mean + (encoded.log_variance / 2).exp() * draws.normal(self.latent).to(encoded.mean)
