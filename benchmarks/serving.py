@@ -1,6 +1,6 @@
 """How much batching users together gives: the same requests at once, shared batches against one by one.
 
-    python -m benchmarks.serving [--model NAME] [--users N] [--runs N] [--json]
+    python -m benchmarks.serving [--model NAME] [--users N] [--steps N] [--runs N] [--json]
 
 Target: at least 1.5 times the throughput. Both ways use the same service, settings and seeds; runs of both alternate.
 Before that: how long a server takes until its page answers, and until a first picture after that (targets 6 s and 8 s on 2 idle cores).
@@ -15,17 +15,17 @@ import statistics
 import sys
 import time
 import urllib.request
+from dataclasses import replace
 
 from tessera.serve.requests import Draw
 from tessera.serve.service import Service
 from tessera.serve.shelf import Shelf
 
 
-def measure(service: Service, model: str, users: int) -> tuple[float, float]:
+def measure(service: Service, asked: Draw, users: int) -> tuple[float, float]:
     """Wall-clock seconds until all users have their picture, and processor seconds."""
-    asked = Draw(model, prompts=("a red circle above a blue square",))
     started, processor = time.perf_counter(), time.process_time()
-    jobs = [service.submit(Draw(model, prompts=asked.prompts, seed=user), str(user)) for user in range(users)]
+    jobs = [service.submit(replace(asked, seed=user), str(user)) for user in range(users)]
     for job in jobs:
         while not job.wait(1.0):
             for other in jobs:
@@ -70,20 +70,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="scenes")
     parser.add_argument("--users", type=int, default=8)
+    parser.add_argument("--steps", type=int, help="the model's own unless given")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
 
     page, picture, used, peak = start(options.model)
+    asked = Draw(options.model, prompts=("a red circle above a blue square",), settings={"steps": options.steps})
     shelf = Shelf(first=options.model)
     services = {"one by one": Service(shelf, together=False), "together": Service(shelf)}
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in services}
     for service in services.values():  # one after the other: they share the shelf
         service.warm(options.model).wait()
-        measure(service, options.model, 1)
+        measure(service, asked, 1)
     for _ in range(options.runs):
         for name, service in services.items():
-            taken[name].append(measure(service, options.model, options.users))
+            taken[name].append(measure(service, asked, options.users))
     for service in services.values():
         service.close()
 
