@@ -233,7 +233,8 @@ def _running(name: str, label: str) -> tuple[gr.Slider, gr.Textbox, gr.Button, g
 def _results(name: str) -> tuple[gr.HTML, gr.Gallery]:
     message = gr.HTML(quiet("Choose a picture, here or under Make."), elem_id=f"{name}-status")
     gallery = gr.Gallery(
-        label="Results", show_label=False, columns=2, height="auto", object_fit="contain", format="png", elem_id=f"{name}-gallery",
+        label="Results", show_label=False, fit_columns=False, columns=2, height="auto", object_fit="contain",
+        format="png", elem_id=f"{name}-gallery",
         interactive=False, elem_classes=["tessera-pictures"], buttons=["download", "fullscreen"],
     )  # fmt: skip
     return message, gallery

@@ -48,7 +48,7 @@ class Edit:
                 source = gr.UploadButton("Choose a picture", file_types=["image"], elem_id="edit-source", size="sm")
                 way = gr.Radio(list(WAYS), value=next(iter(WAYS)), label="What to do", elem_id="edit-way")
                 easel = painting(
-                    label="Picture: paint over what to draw anew", transforms=(), layers=False, elem_id="easel",
+                    label="Paint here", transforms=(), layers=False, elem_id="easel",
                     brush=gr.Brush(default_size=48, colors=["#ff3366"], default_color="#ff3366", color_mode="fixed"),
                     eraser=gr.Eraser(default_size=48), canvas_size=(EASEL, EASEL), height=400,
                 )  # fmt: skip
@@ -62,8 +62,8 @@ class Edit:
             with gr.Column(scale=5, min_width=300):
                 prompt = gr.Textbox("a red circle on a white background", label="What the result shows", lines=2, elem_id="edit-prompt")
                 with gr.Row():
-                    number = gr.Slider(1, 4, value=1, step=1, label="Versions", elem_id="edit-number", min_width=120)
-                    feather = gr.Slider(0, 16, value=0, step=1, label="Soft edge", info="Pixels.", elem_id="edit-feather", min_width=120)
+                    number = gr.Slider(1, 4, value=1, step=1, label="Versions", elem_id="edit-number", min_width=170)
+                    feather = gr.Slider(0, 16, value=0, step=1, label="Soft edge", info="Pixels.", elem_id="edit-feather", min_width=170)
                     seed = gr.Textbox("", label="Seed", placeholder="a new one", max_lines=1, elem_id="edit-seed", min_width=110)
                 with gr.Row():
                     go = gr.Button("Draw", variant="primary", elem_id="edit-go", scale=3)
@@ -72,7 +72,8 @@ class Edit:
                     quiet("Choose a picture, here or under Make, and paint over what is to be drawn anew."), elem_id="edit-status"
                 )
                 gallery = gr.Gallery(
-                    label="Results", show_label=False, columns=2, height="auto", object_fit="contain", format="png", elem_id="edit-gallery",
+                    label="Results", show_label=False, fit_columns=False, columns=2, height="auto", object_fit="contain",
+                    format="png", elem_id="edit-gallery",
                     interactive=False, elem_classes=["tessera-pictures"], buttons=["download", "fullscreen"],
                 )  # fmt: skip
                 further = gr.Button("Go on with the first result", size="sm", elem_id="edit-further")
