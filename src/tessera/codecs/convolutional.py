@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tessera.codecs.strips import activated, add_by_rows, conv_by_rows, is_large
+from tessera.codecs.strips import add_by_rows, enlarge_by_rows, is_large, norm_by_rows
 
 __all__ = ["Decoder", "Encoder", "Layers"]
 
@@ -63,9 +63,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
         if is_large(x):
-            y = conv_by_rows(self.conv1, activated(self.norm1, x), x.shape[2])
-            y = conv_by_rows(self.conv2, activated(self.norm2, y), x.shape[2])
-            return add_by_rows(y, self.shortcut, x)
+            y = norm_by_rows(self.norm1, self.conv1, x)
+            return add_by_rows(norm_by_rows(self.norm2, self.conv2, y, in_place=True), self.shortcut, x)
         y = self.conv1(_swish(self.norm1(x)))
         y = self.conv2(_swish(self.norm2(y)))
         return _add(y, self.shortcut(x))
@@ -107,15 +106,8 @@ class Upsample(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
         if is_large(x, times=4):
-            return conv_by_rows(self.conv, lambda first, last: self.enlarged(x, first, last), 2 * x.shape[2])
+            return enlarge_by_rows(self.conv, x)
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
-
-    @staticmethod
-    def enlarged(x: Float[Tensor, "b c h w"], first: int, last: int) -> Float[Tensor, "b c rows w2"]:
-        """Rows `first` to `last` - 1 of the enlarged map."""
-        start = first // 2
-        larger = F.interpolate(x[:, :, start : (last + 1) // 2], scale_factor=2.0, mode="nearest")
-        return larger[:, :, first - 2 * start : last - 2 * start]
 
 
 class Level(nn.Module):
@@ -128,12 +120,20 @@ class Level(nn.Module):
         self.attentions = nn.ModuleList(SpatialAttention(out_channels) for _ in range(blocks if attention else 0))
         self.resample = resample
 
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
+    @property
+    def steps(self) -> Iterator[nn.Module]:
+        """Its layers in their order. Who runs them one by one holds no more than one map."""
         for i, block in enumerate(self.blocks):
-            x = block(x)
+            yield block
             if self.attentions:
-                x = self.attentions[i](x)
-        return x if self.resample is None else self.resample(x)
+                yield self.attentions[i]
+        if self.resample is not None:
+            yield self.resample
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
+        for step in self.steps:
+            x = step(x)
+        return x
 
 
 class Half(nn.Module):
@@ -217,7 +217,8 @@ class Decoder(Half):
         """What the last convolution sees."""
         x = self.middle(self.conv_in(z))
         for level in reversed(self.levels):
-            x = level(x)
+            for step in level.steps:
+                x = step(x)
         x = self.norm_out(x)
         return _swish(x) if self.activation else x
 
