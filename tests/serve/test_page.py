@@ -271,6 +271,7 @@ def test_compare_the_six_methods(page: Page) -> None:
 def test_a_phone_needs_no_sideways_scrolling(browser: Browser, address: str) -> None:
     context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme="dark")
     page = context.new_page()
+    page.set_default_timeout(PATIENCE)
     page.goto(address)
     page.wait_for_selector("#generate")
     for name in ("Make", "Edit", "Watch"):
@@ -278,6 +279,10 @@ def test_a_phone_needs_no_sideways_scrolling(browser: Browser, address: str) -> 
         if found.is_visible():
             found.click()
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.get_by_role("tab", name="Make", exact=True).click()
+    generate(page, "a red circle", number=4)
+    expect(page.locator("#gallery .thumbnail-lg")).to_have_count(4)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
     assert page.evaluate("document.body.classList.contains('dark')")
     context.close()
 

@@ -231,8 +231,8 @@ def chart(rows: Sequence[str], columns: Sequence[str], cells: Sequence[Cell]) ->
     sheet = Image.new("RGB", (left + len(columns) * (CELL + GAP), top + len(rows) * height), "white")
     draw = ImageDraw.Draw(sheet)
     for number, name in enumerate(columns):
-        for line, text in enumerate(wrap(visible(name), font, CELL)):
-            draw.text((left + number * (CELL + GAP), 6 + line * LINE), text, fill="black", font=font)
+        for below, text in enumerate(wrap(visible(name), font, CELL)):
+            draw.text((left + number * (CELL + GAP), 6 + below * LINE), text, fill="black", font=font)
     for row, prompt in enumerate(rows):
         words, line = visible(prompt).split(), ""
         lines: list[str] = []

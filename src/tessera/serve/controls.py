@@ -151,7 +151,7 @@ class Settings:
         """The settings of a published method."""
         from tessera.families.vq_diffusion.methods import METHODS as known
 
-        if name not in known:
+        if name is None or name not in known:
             return [gr.skip()] * 5
         method = known[name]
         return [method.sampler, method.steps or 0, method.guidance, _text(method.truncation), method.temperature]

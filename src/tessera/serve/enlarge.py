@@ -6,7 +6,7 @@ import asyncio
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gradio as gr
 from PIL import Image
@@ -18,9 +18,6 @@ from tessera.serve.kept import Kept
 from tessera.serve.limits import Limits
 from tessera.serve.showing import failure, quiet, said
 from tessera.serve.uploads import upload
-
-if TYPE_CHECKING:
-    from torch import nn
 
 __all__ = ["Enlarge", "Upscaler", "lanczos"]
 
@@ -69,7 +66,7 @@ class Upscaler:
                     inside.copy_(drawn[:, : inside.shape[1], : inside.shape[2]])
             return to_picture(result.clamp(0, 1) * 2 - 1)
 
-    def _loaded(self) -> nn.Module:
+    def _loaded(self) -> Any:
         import spandrel
 
         if self._model is None:

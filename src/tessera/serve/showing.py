@@ -34,6 +34,7 @@ CSS = """
  vertical-align: top;}
 .tessera-details td:first-child {color: var(--body-text-color-subdued); white-space: nowrap; width: 1%;}
 .tessera-pictures img {image-rendering: pixelated;}
+@media (max-width: 640px) {.tessera-pictures .grid-container {grid-template-columns: repeat(2, minmax(0, 1fr)) !important;}}
 .tessera-title h1 {margin: .2em 0 0; font-size: 1.7em;}
 .tessera-title p {margin: .2em 0 .4em;}
 .tessera-grid {overflow-x: auto;}
