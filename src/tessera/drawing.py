@@ -79,10 +79,11 @@ class Drawing:
 
     def finished(self, number: int, made: Tensor | str) -> Image.Image | Written:
         """Picture or text `number` with its record, a picture with what stays of a given one."""
-        prompt, blend = self.prompts[number], None
+        prompt, record = self.prompts[number], replace(self.record, index=self.record.index + number)
         if isinstance(prompt, Blend):
-            prompt, blend = prompt.words, prompt.description
-        record = replace(self.record, index=self.record.index + number, prompt=prompt, blend=blend)
+            record = replace(record, prompt=prompt.words, blend=prompt.description)
+        else:
+            record = replace(record, prompt=prompt)
         if isinstance(made, str):
             return Written(made, record)
         picture = to_picture(made)

@@ -64,7 +64,7 @@ def made_of(typed: Typed, old: Record | None) -> Blend:
     columns = typed.strengths or [None] * count, _each("focus", typed.focus, count, None), _each("level", typed.level, count, None)
     seen = [_changed(*row) for row in zip(base.pictures, *columns, strict=True)]
     texts = None if typed.text is None else (typed.text,)
-    changed = {"texts": texts, "mix": typed.mix, "by": typed.by, "colour": typed.colour}
+    changed: dict[str, Any] = {"texts": texts, "mix": typed.mix, "by": typed.by, "colour": typed.colour}
     return replace(base, pictures=tuple(seen), **{name: value for name, value in changed.items() if value is not None})
 
 

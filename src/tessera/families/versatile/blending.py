@@ -102,8 +102,9 @@ class BlendFlow(FloatFlow):
         found = []
         if words is not None and share:
             encoder = words.context_encoder
-            contexts, nothing = [encoder([text]) for text in blend.texts], [encoder.unconditional(1)] * len(blend.texts)
-            found.append(Ingredient(words.network, _joined(contexts).to(self.device), _joined(nothing).to(self.device), share))
+            context = _joined([encoder([text]) for text in blend.texts]).to(self.device)
+            nothing = _joined([encoder.unconditional(1)] * len(blend.texts)).to(self.device)
+            found.append(Ingredient(words.network, context, nothing, share))
         if pictures is not None and rest:
             both = [_seen(pictures.context_encoder, seen) for seen in blend.pictures]
             context, nothing = (Context(torch.cat(tokens, 1).to(self.device)) for tokens in zip(*both, strict=True))

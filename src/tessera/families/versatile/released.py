@@ -42,7 +42,7 @@ from tessera.registry import CODECS as CODEC_KINDS
 __all__ = ["FAMILY", "SETTINGS", "build", "recognise"]
 
 FAMILY = "versatile"
-SETTINGS = SamplingSettings("ddim", steps=50, guidance=7.5)
+SETTINGS = SamplingSettings("ddim", steps=50, guidance=7.5, beams=0)
 """As the originals' scripts draw."""
 
 INSIDE = {
