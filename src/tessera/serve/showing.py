@@ -38,12 +38,12 @@ CSS = """
 .tessera-title h1 {margin: .2em 0 0; font-size: 1.7em;}
 .tessera-title p {margin: .2em 0 .4em;}
 .tessera-grid {overflow-x: auto;}
-.tessera-grid table {border-collapse: separate; border-spacing: 6px; border: none !important; width: auto !important;}
+.tessera-grid table {border-collapse: separate; border-spacing: 4px; border: none !important; width: auto !important;}
 .tessera-grid :is(tr, th, td) {border: none !important; padding: .2em !important; background: none !important;}
-.tessera-grid th {font-weight: 600; text-align: center; vertical-align: bottom; width: 150px; min-width: 150px;}
+.tessera-grid th {font-weight: 600; text-align: center; vertical-align: bottom; width: 128px; min-width: 128px;}
 .tessera-grid th.prompt {text-align: left; vertical-align: top; min-width: 110px; font-weight: 400; overflow-wrap: anywhere;}
 .tessera-grid td {text-align: center; vertical-align: top; font-size: 13px; overflow-wrap: anywhere;}
-.tessera-grid img {width: 148px; max-width: none; image-rendering: pixelated; border-radius: 6px; display: block; margin: 0 auto .2em;}
+.tessera-grid img {width: 126px; max-width: none; image-rendering: pixelated; border-radius: 6px; display: block; margin: 0 auto .2em;}
 .tessera-right {color: #178a3d;} .dark .tessera-right {color: #4cc774;}
 .tessera-wrong {color: #c0392b;} .dark .tessera-wrong {color: #ff8a7a;}
 """
