@@ -1,5 +1,6 @@
 """Training several flows of one network together: tiny ones on the built-in world."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from PIL import Image
 from tessera.codecs.kl import KLAutoencoder
 from tessera.codecs.text_vae import TextVAE
 from tessera.contexts.clip_tokens import CLIPTokens
+from tessera.contexts.prompt_warnings import PromptTruncated
 from tessera.contexts.two_towers import TwoTowers
 from tessera.data.scenes import Scenes
 from tessera.data.scenes_language import VOCABULARY
@@ -227,6 +229,17 @@ def test_the_scenes_recipe_fits_its_memory(tmp_path: Path) -> None:
     task: Any = make_task(load_recipe(RECIPES / "scenes_versatile.yaml", folders), 64)
     assert sum(value.numel() for value in task.parameters()) * 2 <= 25e6
     assert all(isinstance(flow, FloatFlow) for flow in task.flows[0].values())
+
+
+def test_what_is_cut_from_captions_is_said_once_by_each_reader() -> None:
+    """Both the encoder of words and the text autoencoder read captions."""
+    task = task_of(flows={"text_to_text": {}})
+    long = Batch(torch.zeros(1, 3, 64, 64, dtype=torch.uint8), None, ["a red circle and " * 9 + "a star"], [0], {})
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for seed in range(3):
+            task(long, seed, 1)
+    assert [each.category for each in said] == [PromptTruncated] * 2
 
 
 def test_labels_are_no_captions() -> None:

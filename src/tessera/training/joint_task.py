@@ -72,7 +72,7 @@ class JointTask(Task):
             flow.check(self._sampling())
         # Compiled code is kept outside the module tree, so that names of the state do not change.
         self._networks = {name: torch.compile(flow.network) if recipe.compile else flow.network for name, flow in self._each()}
-        self._warned = False
+        self._warned: set[str] = set()
         self._nothing: dict[str, Context] = {}
         self.train()
 
@@ -137,7 +137,7 @@ class JointTask(Task):
             if not flow.writes:
                 return flow.codec.encode(image[places])
             other = batch.rewordings if flow.context_encoder.reads_words and batch.rewordings is not None else batch.prompts
-            with self._quiet():
+            with self._quiet("codec"):
                 return flow.codec.means(_texts(other, places))
 
     def _contexts(self, batch: Batch, image: Float[Tensor, "b 3 h w"], chosen: Mapping[str, list[int]]) -> dict[str, Context]:
@@ -150,7 +150,7 @@ class JointTask(Task):
             places = sorted({place for name in flows for place in chosen[name]})
             view = self.flows[0][flows[0]].context_encoder
             if reads_words:
-                with self._quiet():
+                with self._quiet("context"):
                     whole = view(_texts(batch.prompts, places))
             else:
                 whole = Context(self.encoder.see(self._as_seen(image[places])))
@@ -173,14 +173,14 @@ class JointTask(Task):
     def _without(self, name: str) -> Context:
         """The context of no prompt, one row; made once where the encoder does not learn."""
         if self.recipe.train_context or name not in self._nothing:
-            with self._quiet():
+            with self._quiet("nothing"):
                 self._nothing[name] = self.flows[0][name].context_encoder.unconditional(1).to(self.device)
         return self._nothing[name]
 
-    def _quiet(self) -> warnings.catch_warnings[None]:
-        """What is cut from captions, or not known of them, is said for the first batch only."""
-        quiet = warnings.catch_warnings(action="ignore", category=Warning) if self._warned else warnings.catch_warnings()
-        self._warned = True
+    def _quiet(self, reader: str) -> warnings.catch_warnings[None]:
+        """What is cut from captions, or not known of them, is said for the first batch of each reader only."""
+        quiet = warnings.catch_warnings(action="ignore", category=Warning) if reader in self._warned else warnings.catch_warnings()
+        self._warned.add(reader)
         return quiet
 
     def _spread_times(self, rows: Sequence[int], total: int) -> Float[Tensor, " b"]:
