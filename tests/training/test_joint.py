@@ -35,7 +35,7 @@ from tests.contexts.test_clip_joint import IMAGE as CLIP_IMAGE
 from tests.contexts.test_clip_joint import MERGES
 from tests.contexts.test_clip_joint import TEXT as CLIP_TEXT
 from tests.data.shard_making import archive, captioned
-from tests.tiny_versatile import NETWORK, tiny_network
+from tests.tiny_versatile import tiny_network
 from tests.training.tiny import COMMON, metrics, write
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -297,7 +297,7 @@ def test_wrong_recipes(tmp_path: Path, changes: dict[str, Any], message: str) ->
 
 def test_it_starts_from_stable_diffusion_with_its_autoencoder_and_clip(tmp_path: Path) -> None:
     """A converted single-flow model: its CLIP, of which Stable Diffusion reads the states, is read as Versatile Diffusion does."""
-    network = tiny_network(data={"image": NETWORK["data"]["image"]}, contexts={"text": {"kind": "rows", "width": 16}})
+    network = tiny_network(data={"image": {"kind": "grid", "channels": 4}}, contexts={"text": {"kind": "rows", "width": 16}})
     codec = KLAutoencoder(channels=4, width=32, multipliers=(1, 1), blocks=1, features=4)
     clip = CLIPTokens(text={**CLIP_TEXT, "width": 16}, image=CLIP_IMAGE, width=16, merges=MERGES)
     loss = GaussianLoss(GaussianProcess(LinearBeta()), "eps")
