@@ -74,6 +74,7 @@ def network_config(shapes: Shapes, name: str) -> dict[str, Any]:
     return {
         "kind": "versatile", "widths": widths, "blocks": blocks, "context_levels": next(iter(found.values()))[0], "heads": HEADS,
         "data": data, "contexts": {each: {"kind": "rows", "width": rows} for each, (_, rows) in found.items()}, "timesteps": 1000,
+        "parametrisation": "eps",
     }  # fmt: skip
 
 
