@@ -24,7 +24,7 @@ FORMAT = 1
 DESCRIPTION = "model.json"
 WEIGHTS = "model.safetensors"
 ASSETS = Path(__file__).parent / "assets"
-SHIPPED = ("scenes",)  # what an installation must have; a folder missing from it is a broken installation, not an unknown name
+SHIPPED = ("scenes", "scenes-v")  # what an installation must have; a folder missing from it is a broken installation, not an unknown name
 KEYS = {"name": str, "family": str, "flows": dict, "size": list, "defaults": dict}
 
 

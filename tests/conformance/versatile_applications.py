@@ -121,8 +121,8 @@ def applications(case: Case) -> dict[str, Any]:
         noise = case.io[f"{name}.noise"]
         batch = [blend] * noise.shape[1]
         for number, one in enumerate(flow.ingredients(blend)):
-            both = (one.nothing.embeddings, one.context.embeddings)
-            outputs[f"{name}.context_{number}"] = torch.cat([tokens.expand(len(batch), -1, -1) for tokens in both])
+            both = [each.embeddings for each in (one.nothing, one.context)]
+            outputs[f"{name}.context_{number}"] = torch.cat([tokens.expand(len(batch), -1, -1) for tokens in both if tokens is not None])
         grid = flow.grid((given.size[1], given.size[0]))
         settings = SamplingSettings("ddim", steps=case.config["app"]["ddim_steps"], guidance=GUIDANCE)
         if args.get("fid_lvl"):

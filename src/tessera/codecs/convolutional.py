@@ -217,6 +217,7 @@ class Decoder(Half):
         """What the last convolution sees."""
         x = self.middle(self.conv_in(z))
         for level in reversed(self.levels):
+            assert isinstance(level, Level)
             for step in level.steps:
                 x = step(x)
         x = self.norm_out(x)

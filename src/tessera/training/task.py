@@ -104,7 +104,7 @@ class StepDraws(BatchDraws):
 
     def __init__(self, seed: int, total: int, rows: Sequence[int], device: torch.device | str = "cpu") -> None:
         super().__init__(seed, total, device)
-        self.rows = None if len(rows) == total else torch.tensor(rows)
+        self.taken = None if len(rows) == total else torch.tensor(rows)
 
     def uniform(self, *shape: int) -> Float[Tensor, "b ..."]:
         return self._take(torch.rand((self.batch, *shape), generator=self.generator, dtype=torch.float64))
@@ -113,7 +113,7 @@ class StepDraws(BatchDraws):
         return self._take(torch.randn((self.batch, *shape), generator=self.generator))
 
     def _take(self, whole: Tensor) -> Tensor:
-        return (whole if self.rows is None else whole[self.rows]).to(self.device, non_blocking=True)
+        return (whole if self.taken is None else whole[self.taken]).to(self.device, non_blocking=True)
 
 
 def to_picture(image: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:

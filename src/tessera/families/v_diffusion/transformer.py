@@ -182,7 +182,7 @@ class PatchTransformer(nn.Module):
         self.condition = nn.Sequential(
             Linear(_TIME_FEATURES + (context_width or 0), condition), nn.SiLU(), Linear(condition, condition), nn.SiLU()
         )
-        self.rows = (
+        self.rows: nn.Sequential | None = (
             nn.Sequential(
                 Linear(context_width, 4 * _ROW_WIDTH), nn.SiLU(), Linear(4 * _ROW_WIDTH, context_rows * _ROW_WIDTH),
                 nn.Unflatten(1, (context_rows, _ROW_WIDTH)), nn.LayerNorm(_ROW_WIDTH),
@@ -241,7 +241,8 @@ class PatchTransformer(nn.Module):
         embedding = F.normalize(given[:, 0].float(), dim=1) * expected**0.5
         entering = embedding.to(self.leave.weight.dtype)
         # Products of one row round differently, and a picture must not depend on its batch.
-        rows = self.rows(entering) if len(entering) > 1 or torch.is_grad_enabled() else self.rows(entering.expand(2, -1))[:1]
+        single = len(entering) == 1 and not torch.is_grad_enabled()
+        rows: Tensor = self.rows(entering.expand(2, -1))[:1] if single else self.rows(entering)
         return Prepared(embedding, tuple(block.prepare(rows) for block in self.blocks))
 
     def forward(self, x_t: Float[Tensor, "b 3 h w"], t: Float[Tensor, " b"], context: Context | Prepared) -> Float[Tensor, "b 3 h w"]:
