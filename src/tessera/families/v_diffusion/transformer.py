@@ -182,7 +182,7 @@ class PatchTransformer(nn.Module):
         self.condition = nn.Sequential(
             Linear(_TIME_FEATURES + (context_width or 0), condition), nn.SiLU(), Linear(condition, condition), nn.SiLU()
         )
-        self.rows: nn.Sequential | None = (
+        self.rows = (
             nn.Sequential(
                 Linear(context_width, 4 * _ROW_WIDTH), nn.SiLU(), Linear(4 * _ROW_WIDTH, context_rows * _ROW_WIDTH),
                 nn.Unflatten(1, (context_rows, _ROW_WIDTH)), nn.LayerNorm(_ROW_WIDTH),
@@ -190,7 +190,9 @@ class PatchTransformer(nn.Module):
             if context_width
             else None
         )  # fmt: skip
-        self.blocks = nn.ModuleList(Block(width, heads, condition, hidden, _ROW_WIDTH if context_width else None) for _ in range(depth))
+        self.blocks: Any = nn.ModuleList(
+            Block(width, heads, condition, hidden, _ROW_WIDTH if context_width else None) for _ in range(depth)
+        )
         self.modulation = Linear(condition, 2 * width)
         self.leave = Linear(width, components)
         nn.init.normal_(self.leave.weight, std=0.02)
@@ -242,7 +244,7 @@ class PatchTransformer(nn.Module):
         entering = embedding.to(self.leave.weight.dtype)
         # Products of one row round differently, and a picture must not depend on its batch.
         single = len(entering) == 1 and not torch.is_grad_enabled()
-        rows: Tensor = self.rows(entering.expand(2, -1))[:1] if single else self.rows(entering)
+        rows = self.rows(entering.expand(2, -1))[:1] if single else self.rows(entering)
         return Prepared(embedding, tuple(block.prepare(rows) for block in self.blocks))
 
     def forward(self, x_t: Float[Tensor, "b 3 h w"], t: Float[Tensor, " b"], context: Context | Prepared) -> Float[Tensor, "b 3 h w"]:
