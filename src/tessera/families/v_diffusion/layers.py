@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tessera.contexts.context import Context
+from tessera.errors import UsageError
 from tessera.nn.attention import SelfAttention
 from tessera.nn.convolutions import Conv1x1, Conv3x3, overwrites
 from tessera.nn.linear import Linear
@@ -22,6 +24,7 @@ __all__ = [
     "Mapping",
     "Modulation",
     "Rectifier",
+    "embedding_of",
     "join",
 ]
 
@@ -43,6 +46,15 @@ class Channels(NamedTuple):
     enter: int
     hidden: int
     leave: int
+
+
+def embedding_of(context: Context, width: int) -> Float[Tensor, "b d"]:
+    """The embeddings [B, 1, D] of a context at length √D; a zero one, "no prompt", stays zero. UsageError unless they are of `width`."""
+    given = context.embeddings
+    if given is None or given.shape[1:] != (1, width):
+        what = "none" if given is None else f"{given.shape[1]} of width {given.shape[2]}"
+        raise UsageError(f"the network needs one embedding of width {width} per picture, not {what}: use its own context encoder")
+    return F.normalize(given[:, 0].float(), dim=1) * width**0.5
 
 
 class FourierFeatures(nn.Module):

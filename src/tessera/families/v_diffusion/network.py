@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from tessera.contexts.context import Context
 from tessera.errors import UsageError, nearest_sizes, suggest
-from tessera.families.v_diffusion.layers import UPSAMPLINGS, Attention, Block, Channels, FourierFeatures, Mapping, join
+from tessera.families.v_diffusion.layers import UPSAMPLINGS, Attention, Block, Channels, FourierFeatures, Mapping, embedding_of, join
 from tessera.processes.gaussian_schedules import DDPM, Cosine
 
 __all__ = ["COLOURS", "TIME_FEATURES", "Prepared", "StageShape", "UNet", "stage_shapes"]
@@ -179,15 +179,8 @@ class UNet(nn.Module):
             )
 
     def prepare(self, context: Context) -> Prepared:
-        """What depends on the context alone: its embeddings [B, 1, D] at length √D. A zero embedding, "no prompt", stays zero."""
-        if self.mapping is None:
-            return Prepared()
-        expected = self.config["context_width"]
-        given = context.embeddings
-        if given is None or given.shape[1:] != (1, expected):
-            what = "none" if given is None else f"{given.shape[1]} of width {given.shape[2]}"
-            raise UsageError(f"the network needs one embedding of width {expected} per picture, not {what}: use its own context encoder")
-        return Prepared(F.normalize(given[:, 0].float(), dim=1) * expected**0.5)
+        """What depends on the context alone: see `embedding_of`."""
+        return Prepared() if self.mapping is None else Prepared(embedding_of(context, self.config["context_width"]))
 
     def forward(self, x_t: Float[Tensor, "b 3 h w"], t: Float[Tensor, " b"], context: Context | Prepared) -> Float[Tensor, "b 3 h w"]:
         """v in the precision of x_t.

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from tessera.contexts.context import Context
 from tessera.errors import UsageError, nearest_sizes
-from tessera.families.v_diffusion.layers import FourierFeatures
+from tessera.families.v_diffusion.layers import FourierFeatures, embedding_of
 from tessera.families.v_diffusion.network import COLOURS
 from tessera.nn.attention import KeysValues, attend, merge_heads, split_heads
 from tessera.nn.linear import Linear, alone
@@ -229,18 +229,10 @@ class PatchTransformer(nn.Module):
             )
 
     def prepare(self, context: Context) -> Prepared:
-        """What depends on the context alone: its embeddings [B, 1, D] at length √D, and what blocks see of them.
-
-        A zero embedding, "no prompt", stays zero.
-        """
+        """What depends on the context alone: its embeddings, see `embedding_of`, and what blocks see of them."""
         if self.rows is None:
             return Prepared()
-        expected = self.config["context_width"]
-        given = context.embeddings
-        if given is None or given.shape[1:] != (1, expected):
-            what = "none" if given is None else f"{given.shape[1]} of width {given.shape[2]}"
-            raise UsageError(f"the network needs one embedding of width {expected} per picture, not {what}: use its own context encoder")
-        embedding = F.normalize(given[:, 0].float(), dim=1) * expected**0.5
+        embedding = embedding_of(context, self.config["context_width"])
         entering = embedding.to(self.leave.weight.dtype)
         # Products of one row round differently, and a picture must not depend on its batch.
         single = len(entering) == 1 and not torch.is_grad_enabled()
