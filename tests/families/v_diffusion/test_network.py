@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from tessera.contexts.context import Context
 from tessera.errors import UsageError
-from tessera.families.v_diffusion.network import Prepared, UNet, stage_shapes
-from tessera.families.v_diffusion.presets import preset
+from tessera.families.v_diffusion.network import UNet, stage_shapes
 from tessera.registry import NETWORKS, build
 from tests.families.v_diffusion.small import ALL, SIZES, case, context, inputs, network
 
@@ -47,16 +46,6 @@ def test_rows_do_not_depend_on_each_other(kind: str) -> None:
         for row in range(3):
             rows = slice(row, row + 1)
             torch.testing.assert_close(together[rows], made(x_t[rows], t[rows], context(kind)[rows]), **close)
-
-
-def test_a_picture_of_the_included_size_does_not_depend_on_its_batch() -> None:
-    torch.manual_seed(0)
-    made = build("network", NETWORKS, preset("scenes")).eval()
-    x_t, t, e = torch.randn(3, 3, 64, 64), torch.full((3,), 0.6, dtype=torch.float64), Prepared(torch.randn(3, 128))
-    with torch.inference_mode():
-        together = made(x_t, t, e)
-        for rows in (slice(0, 1), slice(2, 3), slice(0, 2)):
-            assert torch.equal(made(x_t[rows], t[rows], e[rows]), together[rows])
 
 
 @KINDS
