@@ -89,7 +89,9 @@ class Given:
         self.io, self.size = case.io, tuple(case.config["app"]["output_dim"])
 
     def picture(self, name: str, how: Image.Resampling = Image.Resampling.BICUBIC) -> Image.Image:
-        return Image.fromarray(self.io[name].movedim(0, -1).numpy()).resize(self.size, how)
+        picture = Image.fromarray(self.io[name].movedim(0, -1).numpy())
+        # First the height, as Pillow 13 did it in the recording and Pillow 12 does not: each pass rounds to bytes.
+        return picture.resize((picture.width, self.size[1]), how).resize(self.size, how)
 
     def seen(self, name: str, focus: float = 0.5, weight: float = 1.0, mask: str | None = None) -> Seen:
         picture = self.picture(name)
