@@ -13,6 +13,6 @@ install_import_hook("tessera", "tests.typecheck.checked")
 
 # No deadline: a shared machine is sometimes slow. The same examples in every run: whether a change passes must depend on the change alone.
 # `pytest --hypothesis-profile=search` looks for new ones.
-settings.register_profile("same examples", deadline=None, derandomize=True)
+settings.register_profile("same examples", deadline=None, derandomize=True, max_examples=50)
 settings.register_profile("search", deadline=None, max_examples=500)
 settings.load_profile("same examples")
