@@ -70,6 +70,9 @@ class FloatFlow(Flow):
         super().__init__(codec, context_encoder, network, loss)
         if loss.parametrisation != network.parametrisation:
             raise UsageError(f"the network predicts {network.parametrisation}, but the loss is for one of {loss.parametrisation}")
+        own = getattr(network, "schedule", None)  # of a network that is preconditioned by the noise
+        if own is not None and own.config != self.process.schedule.config:
+            raise UsageError(f"the network is made for the noise of {own.config}, but the process is {self.process.schedule.config}")
         if not self.prompted and not isinstance(context_encoder, JointEncoder | Unconditional):
             raise UsageError("the network takes no prompts, so its context encoder can only serve CLIP guidance: give a CLIP, or none")
         if self.prompted and isinstance(context_encoder, Unconditional):

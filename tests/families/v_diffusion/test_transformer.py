@@ -18,6 +18,7 @@ from tessera.float_flow import FloatFlow
 from tessera.flow import SamplingSettings
 from tessera.processes.gaussian import GaussianProcess
 from tessera.processes.gaussian_loss import GaussianLoss
+from tessera.processes.gaussian_schedules import make_gaussian_schedule
 from tessera.randomness import BatchDraws, Draws
 from tessera.registry import NETWORKS, build
 
@@ -148,6 +149,12 @@ def test_larger_canvases_are_drawn_through_windows(count: int, height: int, widt
 def test_bad_configuration(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         PatchTransformer(**{**SMALL, **changes})
+
+
+def test_noise_of_another_schedule() -> None:
+    process = GaussianProcess(make_gaussian_schedule("cosine"))
+    with pytest.raises(UsageError, match=r"made for the noise of .*'shift': -1.0.*, but the process is {'kind': 'cosine'}"):
+        FloatFlow(Pixels(), Unconditional(), network(context_width=None), GaussianLoss(process, "x_0"))
 
 
 def test_bad_inputs() -> None:
