@@ -39,7 +39,7 @@ def same(a: list[Image.Image], b: list[Image.Image]) -> bool:
 
 
 def levels_apart(a: Image.Image, b: Image.Image) -> int:
-    """The largest difference, in 8-bit levels: sums over a batch of another size round otherwise, which may carry a value into the next level."""
+    """Largest difference, in 8-bit levels: sums over a batch of another size round otherwise, which may carry a value to the next level."""
     return max(high for _, high in ImageChops.difference(a, b).getextrema())
 
 
