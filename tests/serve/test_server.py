@@ -273,3 +273,22 @@ def test_a_client_that_leaves_has_cancelled(service: Service) -> None:
     assert not asyncio.run(waited(service, job, Request({"type": "http"}, gone)))
     assert job.state == "cancelled"
     go.set()
+
+
+def test_the_page_is_there_without_torch_and_writes_nothing_into_gradio() -> None:
+    code = """
+import sys
+from tessera.serve.kept import Kept
+from tessera.serve.limits import LIMITS
+from tessera.serve.server import application
+from tessera.serve.service import Service
+from tessera.serve.shelf import Shelf
+import gradio.component_meta
+from gradio import Textbox
+
+application(Service(Shelf()), Kept(LIMITS))
+assert gradio.component_meta.create_or_modify_pyi(Textbox, "none such", []) is None  # its own would not find the class
+print("torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200, check=False)
+    assert done.stdout == "False\n", done.stderr

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tessera.serve.controls import Settings  # first: it tells gradio to be silent
-
-import gradio as gr  # isort: skip
+import gradio as gr
 
 from tessera.serve.blends import FLOWS, Caption, Mix, Rewrite, Vary
 from tessera.serve.compare import Compare
+from tessera.serve.controls import Settings
 from tessera.serve.edit import Edit
 from tessera.serve.enlarge import Enlarge, Upscaler
 from tessera.serve.kept import Kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import ipaddress
@@ -21,6 +22,8 @@ from tessera.serve.shelf import Shelf
 __all__ = ["application", "check_binding", "parse_auth", "serve"]
 
 Auth = tuple[str, str]
+HEAD_START = 1.0
+"""Seconds that the page has before the first model is loaded: torch's import would keep it waiting longer than it takes itself."""
 
 
 def parse_auth(text: str | None) -> Auth | None:
@@ -53,15 +56,14 @@ def check_binding(host: str, port: int, auth: Auth | None) -> None:
 
 
 def application(service: Service, kept: Kept, auth: Auth | None = None, upscaler: Path | None = None) -> Any:
-    """The ASGI application; it closes the service when it ends."""
-    from tessera.serve.page import build, theme  # first: it tells gradio to be silent
-
-    import gradio as gr  # isort: skip
+    """The ASGI application; it loads the first model when it has begun, and closes the service when it ends."""
+    import gradio as gr
     from fastapi import FastAPI
     from PIL import Image
 
     from tessera.serve.api import router
     from tessera.serve.enlarge import Upscaler
+    from tessera.serve.page import build, theme
     from tessera.serve.showing import CSS
 
     # Pillow refuses pictures of twice this many pixels before it decodes anything, also where gradio opens them.
@@ -69,6 +71,7 @@ def application(service: Service, kept: Kept, auth: Auth | None = None, upscaler
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> Any:
+        asyncio.get_running_loop().call_later(HEAD_START, service.warm, next(iter(service.shelf.offers)))
         yield
         service.close()
         kept.close()
@@ -151,7 +154,7 @@ def serve(
     device: str = "auto",
     say: Callable[[str], None] = print,
 ) -> None:
-    """Serves until it is stopped. The first model is loaded while the page can already be opened.
+    """Serves until it is stopped. The first model is loaded once the page can be opened.
 
     Raises:
         UsageError: an address or model that cannot be used, or a public address without a password.
@@ -161,7 +164,6 @@ def serve(
     check_binding(host, port, auth)
     kept = Kept(LIMITS)
     service = Service(Shelf(models, model, device, LIMITS.models))
-    service.warm(next(iter(service.shelf.offers)))
     try:
         import uvicorn
 

@@ -15,7 +15,7 @@ __all__ = ["drawable", "painting", "upload"]
 
 def upload(**arguments: Any) -> gr.Image:
     """A component for a picture, which handlers get as the path of its file."""
-    # Of a class of its own gradio would write a description into the source folder.
+    # For a class of its own gradio would look for a browser's side of its own.
     made = gr.Image(sources=["upload", "clipboard"], type="filepath", image_mode=None, **arguments)
     made.preprocess = _path
     return made
