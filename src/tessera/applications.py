@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from tessera.contexts.blend import WORDS_SHARE, Blend, MaskedPicture, Seen, directions_of
+from tessera.contexts.blend import PALETTE_SHARE, WORDS_SHARE, Blend, MaskedPicture, Seen, directions_of
 from tessera.errors import TesseraError, UsageError
 from tessera.flow import SamplingSettings
 from tessera.pictures import open_picture, to_picture, to_tensor
@@ -74,12 +74,12 @@ def _started(
 
 
 def blend(
-    model: Model, pictures: Picture | Sequence[Picture], text: Any = None, n: int = 1, seed: int | None = None, *,
+    model: Model, pictures: Picture | Sequence[Picture] = (), text: Any = None, n: int = 1, seed: int | None = None, *,
     mix: float | tuple[float, float] = WORDS_SHARE, masks: Picture | Sequence[Picture | None] | None = None,
     focus: float | Sequence[float] = 0.5, strengths: float | Sequence[float] = 1.0, level: int | Sequence[int] = 0, by: str = "attention",
-    colour: str = "none", **how: Any,
+    colour: str = "none", palette: str | None = None, palette_share: float = PALETTE_SHARE, **how: Any,
 ) -> list[Image.Image]:  # fmt: skip
-    """Pictures made of all of `pictures` together, and words; `n` for each text.
+    """Pictures made of all of `pictures` together, words and a palette; `n` for each text.
 
     Args:
         mix: the share of the words, the rest is the pictures'; or both shares, which need not sum to 1.
@@ -87,11 +87,14 @@ def blend(
         focus, level: as in `image_variation`, of all pictures or one for each. strengths: how much each picture counts.
         by: an entry of `contexts.blend.MIXINGS`.
         colour: of the first picture.
+        palette: colours and how much of each, `white:8, red:2` (see `palettes`), for models with the flow palette_to_image.
+        palette_share: what the palette counts beside words and pictures, in [0, 1].
 
     Raises UsageError for a model without the flows, a mask of another size, and shares or strengths that are negative or sum to zero.
     """
     settings, given = _split(model, how)
-    blends = [blend_of(_listed(pictures), one, mix, masks, focus, strengths, level, by, colour) for one in _listed(text)]
+    shown = _listed(pictures)
+    blends = [blend_of(shown, one, mix, masks, focus, strengths, level, by, colour, palette, palette_share) for one in _listed(text)]
     return list(model.stream(blends, n, seed, settings, **given))
 
 
@@ -168,9 +171,10 @@ def blend_of(
     pictures: Sequence[Picture], text: Any = None, mix: float | tuple[float, float] = WORDS_SHARE,
     masks: Picture | Sequence[Picture | None] | None = None, focus: float | Sequence[float] = 0.5,
     strengths: float | Sequence[float] = 1.0, level: int | Sequence[int] = 0, by: str = "attention", colour: str = "none",
+    palette: str | None = None, palette_share: float = PALETTE_SHARE,
 ) -> Blend:  # fmt: skip
     """The blend that `blend` describes. Raises as it does."""
-    if not pictures:
+    if not pictures and palette is None:
         raise UsageError("a blend needs a picture: give one, or several")
     count, seen = len(pictures), []
     each = {"masks": masks, "focus": focus, "strengths": strengths, "level": level}
@@ -178,7 +182,8 @@ def blend_of(
     for picture, mask, here, strength, of in zip(pictures, *columns, strict=True):
         seen.append(Seen(_shown(picture, mask), here, strength, directions_of(of)))
     shares = (float(mix), 1.0 - mix) if isinstance(mix, int | float) else mix
-    return Blend(tuple(seen), () if text is None else (_worded(text),), shares, by, colour)
+    texts = () if text is None else (_worded(text),)
+    return Blend(tuple(seen), texts, shares, by, colour, palette=palette, palette_share=palette_share)
 
 
 def _each(what: str, given: Any, count: int) -> list[Any]:

@@ -30,6 +30,7 @@ CONTEXTS = {
     "clip": "tessera.contexts.clip_joint:JointCLIP",
     "clip-tokens": "tessera.contexts.clip_tokens:CLIPTokens",
     "two-towers": "tessera.contexts.two_towers:TwoTowers",
+    "palette": "tessera.contexts.palette:Palette",
     "tower-tokens": "tessera.contexts.tower_tokens:TowerTokens",
 }
 NETWORKS = {

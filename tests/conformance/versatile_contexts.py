@@ -116,7 +116,7 @@ def edit(case: Case) -> dict[str, Tensor]:
         "image_context_uncond": uncounted(io["u_image"], seen),
         "text_context": torch.cat([words[text] for text in blend.texts], 1),
         "text_context_uncond": torch.cat([io["u_text"] for _ in blend.texts], 1),
-        "mixed_ratio": torch.tensor([blend.shares[1]]),
+        "mixed_ratio": torch.tensor([blend.shares["image"]]),
         "scale": torch.tensor([GUIDANCE]),
     }
 

@@ -26,6 +26,7 @@ from tessera.processes.gaussian import GaussianProcess
 from tessera.processes.gaussian_loss import GaussianLoss
 from tessera.processes.gaussian_schedules import LinearBeta
 from tessera.randomness import Draws
+from tessera.record import Record
 from tessera.training.joint_task import JointTask
 from tessera.training.loader import Batch, Batches
 from tessera.training.recipe import load_recipe, parse_recipe
@@ -134,8 +135,8 @@ def gradients(task: JointTask, seed: int = 1) -> dict[str, torch.Tensor]:
     return {name: value.grad for name, value in task.network.named_parameters() if value.grad is not None}
 
 
-def random_heads(task: JointTask) -> JointTask:
-    """What starts at zero hides what is before it."""
+def random_heads(task: Any) -> Any:
+    """What starts at zero hides what is before it. task: or a flow."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in task.network.parameters():
@@ -179,7 +180,9 @@ def test_everything_but_the_network_is_frozen_unless_asked() -> None:
         optimizer = torch.optim.SGD([value for value in task.parameters() if value.requires_grad], 0.1)
         gradients(task)
         optimizer.step()
-        changed = {name.split(".")[0] for name, value in task.state_dict().items() if not torch.equal(value, before[name])}
+        tensors = [name for name, value in task.state_dict().items() if not torch.equal(value, before[name])]
+        assert not train_context or {"encoder.text_projection.weight", "encoder.image_projection.weight"} <= set(tensors)
+        changed = {name.split(".")[0] for name in tensors}
         assert changed == ({"network", "encoder"} if train_context else {"network"})
         assert {name.split(".")[0] for name in task.live_state()} == changed
         assert not task.codecs["text"].training
@@ -209,6 +212,44 @@ def test_it_starts_from_a_model_of_one_flow(tmp_path: Path) -> None:
     ]:
         with pytest.raises(UsageError, match=message):
             task_of(**{**one, "network": {}, **init, **changes})
+
+
+def test_a_third_context_type_joins_a_trained_model(tmp_path: Path) -> None:
+    """Pictures from palettes: what the model has is taken over, what it draws follows the palette, alone and beside words."""
+    run = train(write(tmp_path / "first", JOINT, steps=1))
+    first = load(run / "model", "cpu")
+    rest = {key: value for key, value in JOINT.items() if key not in ("network", "context", "codecs", "processes", "reworded")}
+    recipe = rest | {
+        "init": str(run / "model"), "encoders": {"palette": {"kind": "palette", "colours": 3}}, "steps": 2,
+        "flows": {"text_to_image": {"share": 0.5}, "palette_to_image": {}},
+        "validation": {"data": {"kind": "scenes", "split": "held-out"}, "examples": 3, "every": 2},
+        "panel": {"every": 2, "pictures": 2, "prompts": ["a star"]},
+    }  # fmt: skip
+    again = train(write(tmp_path / "second", recipe))
+    assert {path.name.split("-", 1)[1] for path in (again / "panel").iterdir()} >= {"originals_and_palette_to_image-ema.png"}
+    model = load(again / "model", "cpu")
+    assert set(model.flows) == {"text_to_image", "palette_to_image"}
+    assert model.flows["palette_to_image"].loss.process.config == first.flows["text_to_image"].loss.process.config
+    for flow in model.flows.values():
+        random_heads(flow)
+    drawn = [
+        model.blend(palette=palette, text=text, seed=0)[0].tobytes()
+        for palette in ("white:3, red", "black, red") for text in (None, "a star")
+    ]  # fmt: skip
+    assert len(set(drawn)) == 4
+    picture = model.blend(palette="white:3, red", seed=0)[0]
+    assert Record.of(picture).prompt == "white:3, red"
+    assert (
+        model.blend(text="a star", palette="red", palette_share=0.0, seed=0)[0].tobytes()
+        == model.text_to_image("a star", seed=0)[0].tobytes()
+    )
+    for changes, message in [
+        ({"flows": {"sound_to_image": {}}}, "unknown flow 'sound_to_image'"),
+        ({"encoders": {"text": {"kind": "palette"}}}, "encoders.text: words are read by `context`"),
+        ({"encoders": {"palette": {"kind": "labels", "count": 3}}}, "'labels' does not read pictures"),
+    ]:
+        with pytest.raises(UsageError, match=message):
+            make_task(parse_recipe({"out": "nowhere", **recipe, **changes}, "here"), 64)
 
 
 def test_a_trained_clip_is_read_token_by_token(tmp_path: Path) -> None:

@@ -44,28 +44,32 @@ class Typed:
     level: Sequence[int] = ()
     by: str | None = None
     colour: str | None = None
+    palette: str | None = None
+    palette_share: float | None = None
 
 
 def made_of(typed: Typed, old: Record | None) -> Blend:
     """The blend that is meant. Warns where pictures or masks are not those of `old`. Raises UsageError for what does not go together."""
     count = len(typed.pictures)
-    if not count:
+    if not count and not typed.palette and not (old and old.blend):
         raise UsageError("a blend needs a picture: give one, or several")
     opened = {name: open_picture(name) for name in dict.fromkeys([*typed.pictures, *typed.masks]) if name != NO_MASK}
     pictures = [opened[name] for name in typed.pictures]
     masks = [opened.get(name) for name in _each("masks", typed.masks, count, NO_MASK, alone=count == 1)]
     if old is None or old.blend is None:
-        base = Blend(tuple(Seen(one if mask is None else MaskedPicture(one, mask)) for one, mask in zip(pictures, masks, strict=True)))
+        seen = tuple(Seen(one if mask is None else MaskedPicture(one, mask)) for one, mask in zip(pictures, masks, strict=True))
+        base = Blend(seen, palette=typed.palette)
     else:
         base = Blend.again(old.blend, pictures, masks)
         for number, (now, then) in enumerate(zip(base.description["pictures"], old.blend["pictures"], strict=True), start=1):
             if (now["sha256"], now["hidden"]) != (then["sha256"], then["hidden"]):
                 say(f"warning: picture {number} or its mask is not the one that was given then, so the result differs")
     columns = typed.strengths or [None] * count, _each("focus", typed.focus, count, None), _each("level", typed.level, count, None)
-    seen = [_changed(*row) for row in zip(base.pictures, *columns, strict=True)]
+    shown = tuple(_changed(*row) for row in zip(base.pictures, *columns, strict=True))
     texts = None if typed.text is None else (typed.text,)
     changed: dict[str, Any] = {"texts": texts, "mix": typed.mix, "by": typed.by, "colour": typed.colour}
-    return replace(base, pictures=tuple(seen), **{name: value for name, value in changed.items() if value is not None})
+    changed |= {"palette": typed.palette, "palette_share": typed.palette_share}
+    return replace(base, pictures=shown, **{name: value for name, value in changed.items() if value is not None})
 
 
 def _changed(seen: Seen, strength: float | None, focus: float | None, level: int | None) -> Seen:

@@ -11,6 +11,7 @@ from tessera.apps.drawing_options import DrawingOptions, drawing_command
 from tessera.apps.options import parse_size
 from tessera.contexts.blend import Blend
 from tessera.errors import UsageError
+from tessera.pictures import open_picture
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["blend", "edit", "vary"]
 
 Size = Annotated[str | None, typer.Option(metavar="WxH", help="Picture size in pixels; the model's own unless given.")]
+PALETTE_COLOURS = 4
+"""Of a picture that is given for its palette."""
 FROM_PICTURES, FROM_WORDS, TO_WORDS = "image_to_image", "text_to_image", "image_to_text"
 
 
@@ -67,8 +70,8 @@ def vary(
 @drawing_command
 def blend(
     given: Annotated[
-        list[str], typer.Argument(metavar="PICTURE[:STRENGTH]… [TEXT]", help="Pictures, files or addresses, and at most one text.")
-    ],
+        list[str] | None, typer.Argument(metavar="PICTURE[:STRENGTH]… [TEXT]", help="Pictures, files or addresses, and at most one text.")
+    ] = None,
     mix: Annotated[
         str | None,
         typer.Option(metavar="SHARE", help="Of the words, 0 to 1, the rest is the pictures'; or WORDS:PICTURES. 0.7 unless given."),
@@ -83,18 +86,27 @@ def blend(
         str | None, typer.Option("--by", metavar="KIND", help="How they are mixed: attention (unless given), or layer, one in each.")
     ] = None,
     colour: Colour = None,
+    palette: Annotated[
+        str | None,
+        typer.Option(metavar="COLOURS|PICTURE", help="Colours and how much of each, 'white:8, #dc2828:2', or a picture with them."),
+    ] = None,
+    palette_share: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="Of the palette, beside words and pictures, 0 to 1. 0.3 unless given.")
+    ] = None,
     size: Size = None,
     *,
     options: DrawingOptions,
 ) -> None:  # fmt: skip
-    """Draws pictures made of several pictures, and words."""
+    """Draws pictures made of several pictures, words, and a palette."""
     from tessera.apps.drawing import Task, produce
 
     old = read_blended(options.source)
-    pictures, strengths, text = split(given)
-    made = made_of(Typed(pictures, text, parse_mix(mix), masks or [], strengths, focus or [], level or [], by, colour), old)
-    words, shown = made.shares
-    flows = tuple(name for name, share in [(FROM_WORDS, words), (FROM_PICTURES, shown)] if share)
+    pictures, strengths, text = split(given or [])
+    typed = Typed(
+        pictures, text, parse_mix(mix), masks or [], strengths, focus or [], level or [], by, colour, parse_colours(palette), palette_share
+    )
+    made = made_of(typed, old)
+    flows = tuple(f"{context}_to_image" for context in made.shares)
 
     produce(options, Task([made], old, parse_size(size) or (old.size if old else None), flows=flows))
 
@@ -165,6 +177,15 @@ def split(given: list[str]) -> tuple[list[str], list[float | None], str | None]:
     if len(texts) > 1:
         raise UsageError(f"a blend has one text at most, and neither {texts[0]!r} nor {texts[1]!r} is a picture: check the paths")
     return pictures, strengths, texts[0] if texts else None
+
+
+def parse_colours(given: str | None) -> str | None:
+    """A palette as it is typed, or that of a picture."""
+    if given is None or not is_picture(given):
+        return given
+    from tessera.palettes import palette_of, written
+
+    return written(palette_of(open_picture(given), PALETTE_COLOURS))
 
 
 def parse_mix(text: str | None) -> tuple[float, float] | None:

@@ -1,4 +1,4 @@
-"""A prompt of several contexts at once: pictures, each with what of it counts, and words, mixed by their shares. No torch here.
+"""A prompt of several contexts at once: pictures, each with what of it counts, words, and a palette, mixed by their shares. No torch here.
 
 What is drawn or written from one is said in `families.versatile.blending`.
 """
@@ -14,10 +14,13 @@ from PIL import Image
 
 from tessera.contexts.prompt_warnings import valid
 from tessera.errors import UsageError, suggest
+from tessera.palettes import parse_palette
 from tessera.pictures import fingerprint
 
-__all__ = ["COLOURS", "LEVELS", "MIXINGS", "WORDS_SHARE", "Blend", "MaskedPicture", "Seen", "check_focus", "directions_of"]
+__all__ = ["COLOURS", "LEVELS", "MIXINGS", "PALETTE_SHARE", "WORDS_SHARE", "Blend", "MaskedPicture", "Seen", "check_focus", "directions_of"]
 
+PALETTE_SHARE = 0.3
+"""Of a palette in a blend with words or pictures."""
 MIXINGS = ("attention", "layer")
 """How contexts are mixed; see `families.versatile.mixing`."""
 COLOURS = ("none", "match", "half", "histogram")
@@ -101,8 +104,9 @@ class Blend:
     by: an entry of `MIXINGS`.
     colour: an entry of `COLOURS`, by which the result takes the colours of the first picture.
     remove, add: words to take out of what is written, and to put in: for results that are words.
+    palette: colours and how much of each, see `palettes.parse_palette`. palette_share: of the palette, the rest is for words and pictures.
 
-    Raises UsageError for nothing to make anything of, empty words, and shares that are negative or sum to zero.
+    Raises UsageError for nothing to make anything of, empty words, no palette, and shares that are negative or sum to zero.
     """
 
     pictures: tuple[Seen, ...] = ()
@@ -112,13 +116,19 @@ class Blend:
     colour: str = "none"
     remove: str | None = None
     add: str | None = None
+    palette: str | None = None
+    palette_share: float = PALETTE_SHARE
 
     def __post_init__(self) -> None:
         for text in (*self.texts, *(word for word in (self.remove, self.add) if word is not None)):
             if not valid(text).strip():
                 raise UsageError("the prompt is empty: say something, or leave it out")
-        if not self.pictures and not self.texts:
+        if not self.pictures and not self.texts and self.palette is None:
             raise UsageError("the prompt is empty: give a picture, words, or both")
+        if self.palette is not None:
+            parse_palette(self.palette)
+        if not 0 <= self.palette_share <= 1:
+            raise UsageError(f"the share of the palette must be between 0 and 1, not {self.palette_share:g}")
         if not all(0 <= share < math.inf for share in self.mix) or not sum(self.mix):
             raise UsageError(
                 f"the shares of words and pictures must be numbers from 0 whose sum is above 0, not {self.mix[0]:g} and {self.mix[1]:g}"
@@ -133,23 +143,27 @@ class Blend:
             raise UsageError("there is no picture whose colours the result could take: leave colour out")
 
     @property
-    def shares(self) -> tuple[float, float]:
-        """Of words and of pictures; 0 of what is not there."""
-        if not (self.pictures and self.texts):
-            return float(bool(self.texts)), float(bool(self.pictures))
-        return self.mix
+    def shares(self) -> dict[str, float]:
+        """Of each context type that counts: "text", "image", "palette"."""
+        words, pictures = self.mix if self.pictures and self.texts else (float(bool(self.texts)), float(bool(self.pictures)))
+        palette = 0.0
+        if self.palette is not None:
+            palette = self.palette_share if self.pictures or self.texts else 1.0
+            whole = (words + pictures) or 1.0
+            words, pictures = ((1 - palette) * share / whole for share in (words, pictures))
+        return {name: share for name, share in (("text", words), ("image", pictures), ("palette", palette)) if share}
 
     @property
     def words(self) -> str | None:
-        """The texts as one, for a picture's metadata."""
-        return ", ".join(self.texts) or None
+        """The texts as one, or the palette alone, for a picture's metadata."""
+        return ", ".join(self.texts) or (None if self.pictures else self.palette)
 
     @property
     def description(self) -> dict[str, Any]:
         """JSON values from which `again` makes the same blend of the same pictures."""
         return {
             "pictures": [seen.description for seen in self.pictures], "texts": list(self.texts), "mix": list(self.mix), "by": self.by,
-            "colour": self.colour, "remove": self.remove, "add": self.add,
+            "colour": self.colour, "remove": self.remove, "add": self.add, "palette": self.palette, "palette_share": self.palette_share,
         }  # fmt: skip
 
     @staticmethod
@@ -168,7 +182,7 @@ class Blend:
         words, shown_share = description["mix"]
         return Blend(
             tuple(seen), tuple(description["texts"]), (words, shown_share), description["by"], description["colour"],
-            description["remove"], description["add"],
+            description["remove"], description["add"], description["palette"], description["palette_share"],
         )  # fmt: skip
 
 

@@ -164,7 +164,6 @@ class CLIPView(ContextEncoder):
         tokenizer: ClipTokenizer | None = self.whole.tokenizer
         return tokenizer
 
-    @torch.no_grad()
     def forward(self, prompts: Sequence[str | Image.Image | MaskedPicture | None]) -> Context:
         for prompt in prompts:
             if prompt is not None and isinstance(prompt, str) != self.reads_words:
@@ -185,6 +184,12 @@ class CLIPView(ContextEncoder):
         if not isinstance(prompt, Image.Image):
             raise UsageError("this flow takes one embedding of a whole picture, of which nothing can be hidden: leave the mask out")
         return Context(self.whole.encode_image(picture_input(prompt, self.whole.size)[None].to(self.whole.device))[:, None])
+
+    def see(self, image: Float[Tensor, "b 3 h w"]) -> Context:
+        """The context of pictures in [-1, 1] of any size, all at once; of the reading "pictures"."""
+        side = (self.whole.size, self.whole.size)
+        seen = image if image.shape[2:] == side else F.interpolate(image, side, mode="bicubic", antialias=True).clamp(-1, 1)
+        return Context(self.whole.see(seen))
 
     def unconditional(self, batch: int) -> Context:
         if self.of == "vectors":

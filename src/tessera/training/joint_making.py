@@ -39,19 +39,22 @@ def make(recipe: JointRecipe, size: int) -> JointTask:
 
     Raises UsageError for unknown flows, parts that are missing or do not fit, or a model without what is to be taken over.
     """
+    readers = {name: _reader(name, config) for name, config in recipe.encoders.items()}
+    known = FLOWS | {f"{name}_to_{data}": (data, name) for name in readers for data in ("image", "text")}
     for name in recipe.flows:
-        if name not in FLOWS:
-            raise UsageError(suggest("flow", name, FLOWS))
+        if name not in known:
+            raise UsageError(suggest("flow", name, known))
     started = None if recipe.init is None else _Started(load(recipe.init, device="cpu"))
-    types = [FLOWS[name] for name in recipe.flows]
+    types = [known[name] for name in recipe.flows]
     codecs = {data: _codec(recipe, data, started) for data in dict.fromkeys(data for data, _ in types)}
     encoder = _encoder(recipe, started)
-    network = _network(recipe, codecs, encoder, [context for _, context in types], size, started)
+    views = {name: encoder.view(reading) for name, reading in READINGS.items()} | readers
+    network = _network(recipe, codecs, {context: views[context] for _, context in types}, size, started)
     losses = {data: _loss(recipe, data, network.config["parametrisation"], started) for data in codecs}
     flows = {}
     for name, settings in recipe.flows.items():
-        data, context = FLOWS[name]
-        view = encoder.view(READINGS[context], settings.blank)
+        data, context = known[name]
+        view = readers[context] if context in readers else encoder.view(READINGS[context], settings.blank)
         flows[name] = FloatFlow(codecs[data], view, network.view(data, context), losses[data])
         flows[name].grid((size, size))
     return JointTask(flows, network, codecs, encoder, recipe, size)
@@ -119,8 +122,18 @@ def _encoder(recipe: JointRecipe, started: _Started | None) -> Any:
     return whole
 
 
+def _reader(name: str, config: Mapping[str, Any]) -> Any:
+    """The encoder of a further context type. UsageError for one that does not read pictures, from which training takes contexts."""
+    if name in READINGS:
+        raise UsageError(f"encoders.{name}: {READINGS[name]} are read by `context`")
+    made = build("context encoder", CONTEXTS, config)
+    if not hasattr(made, "see") or not hasattr(made, "of"):
+        raise UsageError(f"encoders.{name}: {config['kind']!r} does not read pictures: use palette, or one of your own with `see`")
+    return made
+
+
 def _network(
-    recipe: JointRecipe, codecs: Mapping[str, Any], encoder: Any, contexts: list[str], size: int, started: _Started | None
+    recipe: JointRecipe, codecs: Mapping[str, Any], views: Mapping[str, Any], size: int, started: _Started | None
 ) -> MultiFlowUNet:  # fmt: skip
     """The network; what codecs and encoder imply may be left out of its configuration. Layers of `init` are taken over by name."""
     config = {"kind": "versatile", **(recipe.network or ({} if started is None else started.network.config))}
@@ -128,7 +141,9 @@ def _network(
         name: {"kind": "vector", "width": codec.channels} if name == "text" else {"kind": "grid", "channels": codec.channels}
         for name, codec in codecs.items()
     }
-    rows = {name: {"kind": "rows", "width": encoder.width} for name in contexts}
+    rows = {
+        name: {"kind": "rows", "width": view.width} if name in READINGS else {"kind": view.config["kind"]} for name, view in views.items()
+    }
     config["data"] = _completed(data, config.get("data", {}))
     config["contexts"] = _completed(rows, config.get("contexts", {}))
     network = build("network", NETWORKS, config)
@@ -138,10 +153,10 @@ def _network(
         channels = network.data[name].latent_shape(codec.grid((size, size)))[0]
         if channels != codec.channels:
             raise UsageError(f"the network makes {name}s of {channels} channels, but their codec has {codec.channels}: make them equal")
-    for name in contexts:
+    for name, view in views.items():
         width = network.contexts[name].context_width
-        if width is not None and width != encoder.width:
-            raise UsageError(f"the network's context {name!r} has rows of {width}, but the encoder gives {encoder.width}: make them equal")
+        if width is not None and width != view.width:
+            raise UsageError(f"the network's context {name!r} has rows of {width}, but the encoder gives {view.width}: make them equal")
     if started is not None:
         _take_over(network, started, recipe.copies)
     elif recipe.copies:

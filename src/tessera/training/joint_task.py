@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -143,25 +142,20 @@ class JointTask(Task):
     def _contexts(self, batch: Batch, image: Float[Tensor, "b 3 h w"], chosen: Mapping[str, list[int]]) -> dict[str, Context]:
         """The context of every flow. What several flows read is encoded once."""
         found: dict[str, Context] = {}
-        for reads_words in (True, False):
-            flows = [name for name, flow in self._each() if flow.context_encoder.reads_words == reads_words and chosen[name]]
-            if not flows:
-                continue
+        readings = {name: flow.context_encoder.of for name, flow in self._each() if chosen[name]}
+        for reading in dict.fromkeys(readings.values()):
+            flows = [name for name, other in readings.items() if other == reading]
             places = sorted({place for name in flows for place in chosen[name]})
             view = self.flows[0][flows[0]].context_encoder
-            if reads_words:
+            if view.reads_words:
                 with self._quiet("context"):
                     whole = view(_texts(batch.prompts, places))
             else:
-                whole = Context(self.encoder.see(self._as_seen(image[places])))
+                whole = view.see(image[places])
             index = {place: row for row, place in enumerate(places)}
             for name in flows:
                 found[name] = whole[torch.tensor([index[place] for place in chosen[name]], device=self.device)].to(self.device)
         return found
-
-    def _as_seen(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 s s"]:
-        side = (self.encoder.size, self.encoder.size)
-        return image if image.shape[2:] == side else F.interpolate(image, side, mode="bicubic", antialias=True).clamp(-1, 1)
 
     def _some_dropped(self, name: str, context: Context, seed: int, total: int, rows: Sequence[int]) -> Context:
         share = self.recipe.flows[name].drop
@@ -232,7 +226,7 @@ class JointTask(Task):
             if flow.context_encoder.reads_words:
                 context, given = flow.context_encoder(prompts).to(self.device), prompts
             else:
-                context, given = Context(self.encoder.see(self._as_seen(to_picture(shown)))), list(batch.prompts[: len(shown)])
+                context, given = flow.context_encoder.see(to_picture(shown)).to(self.device), list(batch.prompts[: len(shown)])
             made = flow.codec.decode(self._sampled(name, context, seed))
             if flow.writes:
                 texts[name] = [f"{before} -> {after}" for before, after in zip(given, made, strict=True)]

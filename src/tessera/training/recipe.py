@@ -292,13 +292,18 @@ class JointRecipe(Recipe):
 
     task: Literal["flows"]
     flows: dict[str, JointFlow] = Field(
-        description="what learns: text_to_image, image_to_image, image_to_text, text_to_text or some of them"
+        description="what learns: text_to_image, image_to_image, image_to_text, text_to_text or some of them, or from a context type of "
+        "`encoders`, such as palette_to_image"
     )
     codecs: dict[str, str | Part] = Field(
         default={}, description="by data type (image, text): folder of a trained codec, or a description; one left out is that of `init`"
     )
     context: str | Part | None = Field(
         default=None, description="the encoder of words and pictures: a trained one's folder, a CLIP, a description; null: that of `init`"
+    )
+    encoders: dict[str, Part] = Field(
+        default={},
+        description="by context type: what reads pictures for context types beside words and pictures, {palette: {kind: palette}}",
     )
     train_context: bool = Field(default=False, description="train the context encoder with the network")
     network: Part = Field(default={}, description="the network; empty: that of `init` with the layers that it lacks")

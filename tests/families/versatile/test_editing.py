@@ -31,8 +31,8 @@ def test_what_the_new_picture_is_made_of():
     picture = Image.new("RGB", (8, 8))
     both, one = edit_blend(picture, "a red cat", "red"), edit_blend(picture, "a cat", words=0.5)
     assert (both.texts, one.texts) == (("a red cat", "red"), ("a cat",))
-    assert both.shares == pytest.approx((0.67, 0.33))
-    assert one.shares == (0.5, 0.5)
+    assert both.shares == pytest.approx({"text": 0.67, "image": 0.33})
+    assert one.shares == {"text": 0.5, "image": 0.5}
     tokens = torch.randn(2, 7, 6)
     assert counted(tokens, both.pictures[0]).shape == (2, 6, 6)  # its class token is left out
     assert torch.equal(uncounted(tokens, both.pictures[0]), tokens[:, 1:])

@@ -1,6 +1,6 @@
-"""Flows to the same data as one flow, whose prompts are blends of pictures and words (Xu et al. 2022, arXiv 2211.08332).
+"""Flows to the same data as one flow, whose prompts are blends of pictures, words and palettes (Xu et al. 2022, arXiv 2211.08332).
 
-    blend → all texts' words with the share w, what counts of all pictures' tokens with the share 1 - w → mixed → as any flow's context
+    blend → all texts' words, what counts of all pictures' tokens, the palette, each with its share → mixed → as any flow's context
 
 One picture alone is image variation, or a caption; words alone are a picture of them, or a rewriting.
 """
@@ -37,32 +37,32 @@ GREY = (127, 127, 127)
 
 
 class BlendFlow(FloatFlow):
-    """The flows to one kind of data from words and from pictures, or one of the two.
+    """The flows to one kind of data from words, from pictures and from palettes, or some of them.
 
     Args:
-        words, pictures: the flows, with the same codec and process, over views of the same network.
-        names: what the two flows are called.
+        flows: by context type, with the same codec and process, over views of the same network. data: that they lead to.
 
-    Raises UsageError where there is neither.
+    Raises UsageError where there is none.
     """
 
-    def __init__(self, words: FloatFlow | None, pictures: FloatFlow | None, names: tuple[str, str]) -> None:
-        one = words or pictures
-        if one is None:
+    def __init__(self, flows: Mapping[str, FloatFlow], data: str) -> None:
+        if not flows:
             raise UsageError(
-                f"this model has neither the flow {names[0]} nor {names[1]}: take one of several flows, such as Versatile Diffusion"
+                f"this model has neither the flow text_to_{data} nor image_to_{data}: "
+                "take one of several flows, such as Versatile Diffusion"
             )
+        one = next(iter(flows.values()))
         super().__init__(one.codec, one.context_encoder, one.network, one.loss)
-        self._flows, self._names = (words, pictures), names  # in a tuple, because others own them
+        self._flows, self._data = (dict(flows),), data  # in a tuple, because others own them
 
     @classmethod
     def among(cls, flows: Mapping[str, Flow], data: str) -> BlendFlow:
         """Those of a model's flows that lead to "image" or to "text"."""
-        names = (f"text_to_{data}", f"image_to_{data}")
-        words, pictures = (
-            flow if isinstance(flow := flows.get(name), FloatFlow) and isinstance(flow.network, FlowNetwork) else None for name in names
-        )
-        return cls(words, pictures, names)
+        found = {context: flows.get(f"{context}_to_{data}") for context in _READ}
+        fitting = {
+            context: flow for context, flow in found.items() if isinstance(flow, FloatFlow) and isinstance(flow.network, FlowNetwork)
+        }
+        return cls(fitting, data)
 
     def check(self, settings: SamplingSettings) -> None:
         super().check(settings)
@@ -72,9 +72,11 @@ class BlendFlow(FloatFlow):
     def check_prompt(self, prompt: Any, settings: SamplingSettings) -> None:
         if not isinstance(prompt, Blend):
             raise UsageError(f"this takes a blend of pictures and words, not {prompt!r}")
-        for flow, name, share in zip(self._flows, self._names, prompt.shares, strict=True):
-            if share and flow is None:
-                raise UsageError(f"this needs the flow {name}, which the model has not, or was not loaded with")
+        for context in prompt.shares:
+            if context not in self._flows[0]:
+                raise UsageError(f"this needs the flow {context}_to_{self._data}, which the model has not, or was not loaded with")
+        if prompt.palette is not None:
+            self._flows[0]["palette"].context_encoder([prompt.palette])
         if self.writes and prompt.colour != "none":
             raise UsageError("words have no colours: leave colour out")
         if not self.writes and (prompt.remove or prompt.add):
@@ -98,17 +100,11 @@ class BlendFlow(FloatFlow):
 
     def ingredients(self, blend: Blend) -> list[Ingredient]:
         """The contexts of a blend, words first, each of one row."""
-        (words, pictures), (share, rest) = self._flows, blend.shares
         found = []
-        if words is not None and share:
-            encoder = words.context_encoder
-            context = _joined([encoder([text]) for text in blend.texts]).to(self.device)
-            nothing = _joined([encoder.unconditional(1)] * len(blend.texts)).to(self.device)
-            found.append(Ingredient(words.network, context, nothing, share))
-        if pictures is not None and rest:
-            both = [_seen(pictures.context_encoder, seen) for seen in blend.pictures]
-            context, nothing = (Context(torch.cat(tokens, 1).to(self.device)) for tokens in zip(*both, strict=True))
-            found.append(Ingredient(pictures.network, context, nothing, rest))
+        for name, share in blend.shares.items():
+            flow = self._flows[0][name]
+            context, nothing = _READ[name](flow.context_encoder, blend)
+            found.append(Ingredient(flow.network, context.to(self.device), nothing.to(self.device), share))
         return found
 
     def finish(self, latents: Tensor, grid: tuple[int, ...], prompt: Any, settings: SamplingSettings, draws: Draws) -> Any:
@@ -119,6 +115,25 @@ class BlendFlow(FloatFlow):
         if prompt.colour == "none":
             return image
         return recoloured(image.clamp(-1, 1), as_tensor(upright_rgb(prompt.pictures[0].plain)).to(image), prompt.colour)
+
+
+def _of_words(encoder: ContextEncoder, blend: Blend) -> tuple[Context, Context]:
+    """The context of a blend's words, and "no prompt" in its place."""
+    return _joined([encoder([text]) for text in blend.texts]), _joined([encoder.unconditional(1)] * len(blend.texts))
+
+
+def _of_pictures(encoder: ContextEncoder, blend: Blend) -> tuple[Context, Context]:
+    both = [_seen(encoder, seen) for seen in blend.pictures]
+    tokens, nothing = (Context(torch.cat(each, 1)) for each in zip(*both, strict=True))
+    return tokens, nothing
+
+
+def _of_palette(encoder: ContextEncoder, blend: Blend) -> tuple[Context, Context]:
+    return encoder([blend.palette]), encoder.unconditional(1)
+
+
+_READ = {"text": _of_words, "image": _of_pictures, "palette": _of_palette}
+"""Context type → how the context of a blend is made for it."""
 
 
 def _seen(encoder: ContextEncoder, seen: Seen) -> tuple[Float[Tensor, "1 n d"], Float[Tensor, "1 n d"]]:

@@ -18,7 +18,7 @@ from tessera.families.versatile.layers import ContextBlock, Down, Head, Residual
 from tessera.nn.attention import KeysValues
 from tessera.nn.convolutions import Conv1x1, Conv3x3
 
-__all__ = ["CONTEXT_TYPES", "DATA_TYPES", "ContextLayers", "DataLayers", "Grid", "Labels", "Rows", "Step", "Vector"]
+__all__ = ["CONTEXT_TYPES", "DATA_TYPES", "ContextLayers", "DataLayers", "Grid", "Labels", "Palettes", "Rows", "Step", "Vector"]
 
 
 class Step(NamedTuple):
@@ -210,5 +210,22 @@ class Labels(ContextLayers):
         return self.embedding(context.labels.clamp(max=self.embedding.num_embeddings - 1))[:, None]
 
 
+class Palettes(ContextLayers):
+    """Rows of colours and shares, [B, L, 4] (`contexts.palette.Palette`), each as the learned features of a small network."""
+
+    context_width = 4
+
+    def __init__(self, widths: Sequence[int], heads: int, width: int = 64, factor: int = 4) -> None:
+        super().__init__(widths, heads, width, factor)
+        self.embedding = nn.Sequential(nn.Linear(self.context_width, width), nn.SiLU(), nn.Linear(width, width))
+
+    def rows(self, context: Context) -> Float[Tensor, "b l d"]:
+        given = context.embeddings
+        if given is None or given.shape[2] != self.context_width:
+            raise UsageError("this context type takes palettes: use the context encoder of palettes")
+        features: Tensor = self.embedding(given)
+        return features
+
+
 DATA_TYPES: dict[str, type[DataLayers]] = {"grid": Grid, "vector": Vector}
-CONTEXT_TYPES: dict[str, type[ContextLayers]] = {"rows": Rows, "labels": Labels}
+CONTEXT_TYPES: dict[str, type[ContextLayers]] = {"rows": Rows, "labels": Labels, "palette": Palettes}
