@@ -38,7 +38,12 @@ def test_the_mean_of_the_rows_is_the_towers_own_vector() -> None:
     assert seen.shape == (3, 5, 8)
     direction = torch.nn.functional.normalize(towers.eval().encode_image(pictures()), dim=-1)
     torch.testing.assert_close(seen[:, 0], 8**0.5 * direction)
-    torch.testing.assert_close(seen[:, 1:].mean(1), seen[:, 0])
+    # The code of the positions is the same in all pictures, another one at each position.
+    torch.testing.assert_close((seen[1:, 1:] - seen[:1, 1:]).mean(1), seen[1:, 0] - seen[:1, 0])
+    rows = encoder.image_projection(encoder.positions(pictures()))
+    code = seen[:, 1:] - rows * (8**0.5 / rows.mean(1, keepdim=True).norm(dim=-1, keepdim=True))
+    torch.testing.assert_close(code, code[:1].expand(3, -1, -1))
+    assert torch.pdist(code[0]).min() > 0.5
     read = encoder.read(["a red circle", "a red circle above a blue square"])
     assert read.mask is not None
     assert read.mask.sum(1).tolist() == [4, 8]  # the words and the end marker

@@ -1,10 +1,12 @@
 """A small CLIP of one's own (`two_towers`) as Versatile Diffusion reads CLIP: every word, and every position of a picture.
 
     words:    z_i = √D W_t h_i / |W_t h|,  h the mean over the words
-    picture:  z_0 = √D W_i h / |W_i h|,  h the mean over the positions, then z_j = √D W_i h_j / |W_i h| of each position
+    picture:  z_0 = √D W_i h / |W_i h|,  h the mean over the positions, then z_j = √D W_i h_j / |W_i h| + p_j of each position
 
 The class token of the original is the mean here. The original has no √D: with it the rows are of unit size in every feature, as a network
-needs that sees a thousandth of the original's pictures.
+needs that sees a thousandth of the original's pictures. Nor has it p, sines and cosines of the position's row and column (He et al. 2022,
+arXiv 2111.06377, appendix A.1): the last tokens of a small tower, trained for its mean alone, forget where they were (a linear map finds
+a fifth of the variance of their position), and a network that read them put everything elsewhere.
 """
 
 from __future__ import annotations
@@ -25,6 +27,9 @@ from tessera.contexts.two_towers import STRIDE, TwoTowers
 from tessera.errors import UsageError
 
 __all__ = ["TowerTokens"]
+
+SLOWEST = 0.1
+"""Radians per position of the slowest of a position's sines; the fastest has 1."""
 
 
 class TowerTokens(TwoTowers):
@@ -68,15 +73,25 @@ class TowerTokens(TwoTowers):
         if seen is None:
             rows = self.image_projection(self.positions(image))
             whole = rows.mean(1, keepdim=True)
-            return self._sized(torch.cat([whole, rows], 1), whole)
+            return self._located(self._sized(torch.cat([whole, rows], 1), whole))
         mask = F.interpolate(seen.clamp(0, 1).to(image), (self.size, self.size), mode="bilinear", align_corners=False)
         weights = F.avg_pool2d(mask, STRIDE).flatten(1)[..., None]
         rows = self.image_projection(self.positions(image, weights))
         whole = rows.mean(1, keepdim=True)
-        return self._sized(torch.cat([whole, rows], 1), whole) * torch.cat([weights.mean(1, keepdim=True), weights], 1)
+        counting = torch.cat([weights.mean(1, keepdim=True), weights], 1)
+        return self._located(self._sized(torch.cat([whole, rows], 1), whole)) * counting
 
     def _sized(self, rows: Float[Tensor, "b n d"], whole: Float[Tensor, "b 1 d"]) -> Float[Tensor, "b n d"]:
         return rows * (self.width**0.5 / whole.norm(dim=-1, keepdim=True).clamp(min=1e-6))
+
+    def _located(self, rows: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        """The rows with the code of each position, of variance 1; the first, of the whole, has none."""
+        side, quarter = self.size // STRIDE, self.width // 4
+        frequencies = SLOWEST ** (torch.arange(quarter, device=rows.device) / max(quarter - 1, 1))
+        angle = torch.arange(side, device=rows.device)[:, None] * frequencies
+        code = 2**0.5 * torch.cat([angle.sin(), angle.cos()], 1).to(rows.dtype)
+        both = torch.cat([code[:, None].expand(-1, side, -1), code[None].expand(side, -1, -1)], 2).flatten(0, 1)
+        return rows + F.pad(both, (0, self.width - both.shape[1], 1, 0))
 
     def forward(self, prompts: Sequence[object]) -> Context:
         """Context of embeddings [B, tokens, D]; of words with a mask. UsageError for words and pictures in one batch."""
