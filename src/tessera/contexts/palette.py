@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -33,12 +34,13 @@ class Palette(ContextEncoder):
         super().__init__()
         if not 1 <= colours <= 256:
             raise UsageError(f"a palette has 1 to 256 colours, not {colours}")
-        self.config = {"kind": "palette", "colours": colours}
+        self.config: dict[str, Any] = {"kind": "palette", "colours": colours}
+        self.colours = colours
 
     def forward(self, prompts: Sequence[str | Image.Image | None]) -> Context:
         """Context of embeddings [B, colours, 4]. UsageError for what is no palette, or has too many colours."""
-        count = self.config["colours"]
-        rows, mask = torch.zeros(len(prompts), count, self.width), torch.zeros(len(prompts), count, dtype=torch.bool)
+        shape = (len(prompts), self.colours)
+        rows, mask = torch.zeros(*shape, self.width), torch.zeros(shape, dtype=torch.bool)
         mask[:, 0] = True
         for at, prompt in enumerate(prompts):
             palette = self._palette(prompt)
@@ -56,12 +58,11 @@ class Palette(ContextEncoder):
         return self([None] * batch)
 
     def _palette(self, prompt: str | Image.Image | None) -> list[Swatch]:
-        count = self.config["colours"]
         if prompt is None:
             return []
         if isinstance(prompt, Image.Image):
-            return palette_of(prompt, count)
+            return palette_of(prompt, self.colours)
         palette = parse_palette(prompt)
-        if len(palette) > count:
-            raise UsageError(f"the palette {prompt!r} has {len(palette)} colours, but this model takes {count} at most")
+        if len(palette) > self.colours:
+            raise UsageError(f"the palette {prompt!r} has {len(palette)} colours, but this model takes {self.colours} at most")
         return palette

@@ -152,9 +152,10 @@ class JointTask(Task):
                     whole = view(_texts(batch.prompts, places))
             else:
                 whole = view.see(image[places])
+            whole = whole.to(self.device)
             index = {place: row for row, place in enumerate(places)}
             for name in flows:
-                found[name] = whole[torch.tensor([index[place] for place in chosen[name]], device=self.device)].to(self.device)
+                found[name] = whole[torch.tensor([index[place] for place in chosen[name]], device=self.device)]
         return found
 
     def _some_dropped(self, name: str, context: Context, seed: int, total: int, rows: Sequence[int]) -> Context:
