@@ -7,6 +7,7 @@ import pytest
 
 from tessera.serve.service import Service
 from tessera.serve.shelf import Shelf
+from tests.serve.browser import served
 from tests.tiny import tiny_model
 from tests.tiny_floats import tiny_float_model
 from tests.tiny_versatile import tiny_versatile
@@ -21,6 +22,13 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_versatile().save(folder / "tiny-four")
     (folder / "notes.txt").write_text("no model")
     return folder
+
+
+@pytest.fixture(scope="session")
+def address(models: Path) -> Iterator[str]:
+    """Of a server that offers them, "tiny" first."""
+    with served("--models", str(models), "--model", str(models / "tiny")) as here:
+        yield here
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.serve.browser import CHROMIUM, PATIENCE, served
+from tests.serve.browser import CHROMIUM, PATIENCE
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytest.importorskip("gradio", reason="gradio is not installed")
@@ -18,12 +18,6 @@ if not CHROMIUM.is_file():
 from playwright.sync_api import Browser, Page, expect  # noqa: E402
 
 expect.set_options(timeout=PATIENCE)
-
-
-@pytest.fixture(scope="module")
-def address(models: Path) -> Iterator[str]:
-    with served("--models", str(models), "--model", str(models / "tiny")) as here:
-        yield here
 
 
 @pytest.fixture(scope="module")

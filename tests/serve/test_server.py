@@ -11,7 +11,6 @@ import threading
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -25,21 +24,17 @@ from tessera.record import Record
 from tessera.serve.kept import Kept
 from tessera.serve.limits import LIMITS
 from tessera.serve.requests import Call, Draw
-from tessera.serve.server import check_binding, parse_auth
+from tessera.serve.server import application, check_binding, parse_auth
 from tessera.serve.service import Service
-from tests.serve.browser import free_port, served
+from tessera.serve.shelf import Shelf
+from tests.serve.browser import free_port
 
 pytest.importorskip("gradio", reason="gradio is not installed")
 
 from fastapi import Request
+from starlette.testclient import TestClient
 
 from tessera.serve.api import waited
-
-
-@pytest.fixture(scope="module")
-def address(models: Path) -> Iterator[str]:
-    with served("--models", str(models), "--model", str(models / "tiny")) as here:
-        yield here
 
 
 def asked(url: str, body: Any = None, headers: dict[str, str] | None = None, method: str | None = None) -> tuple[int, Any]:
@@ -155,6 +150,30 @@ def test_the_page_is_an_interface_too(address: str) -> None:
     assert "seed 5" in said
 
 
+@pytest.mark.parametrize(
+    ("place", "value", "sentence"),
+    [
+        (1, 10**6, "Pictures of each must be a whole number from 1 to 16, not 1000000"),
+        (1, 2.5, "not 2.5"),
+        (1, None, "Pictures of each must be a whole number from 1 to 16"),
+        (1, True, "must be a whole number"),
+        (3, "../../etc/passwd", "Unknown model"),
+        (5, -5, "Steps must be a whole number from 0 to 1000, not -5"),
+        (5, 600, "steps must be between 1 and 20"),  # more than the slider shows, and than this model has
+        (6, "<b>", "not &lt;b&gt;"),
+        (6, 99, "Guidance must be a number from 0 to 15"),
+        (8, [1], "Temperature must be"),
+    ],
+)
+def test_wrong_values_get_a_sentence_in_the_message(address: str, place: int, value: Any, sentence: str) -> None:
+    given: list[Any] = ["a red circle", 1, "5", "tiny", "ancestral", 5, 1.0, "", 1.0, "32x32"]
+    given[place] = value
+    said = called(address, "make", given)
+    assert "event: complete" in said
+    assert sentence.lower() in said.lower()
+    assert "tessera-error" in said
+
+
 def test_a_path_instead_of_an_upload_is_not_opened(address: str, tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "private.png")
     for path in ("/etc/passwd", str(tmp_path / "private.png")):
@@ -217,14 +236,32 @@ def test_decompression_bombs_are_refused_before_they_are_decoded(address: str, t
     assert asked(f"{address}/v1/models")[0] == 200
 
 
-def test_a_password_is_asked_for(models: Path) -> None:
-    with served("--models", str(models), "--auth", "ann:secret") as address:
-        assert asked(f"{address}/v1/models")[0] == 401
-        assert asked(f"{address}/gradio_api/call/make", {"data": []})[0] == 401
-        for right in ("Bearer secret", "Bearer ann:secret", "Basic " + base64.b64encode(b"ann:secret").decode()):
-            assert asked(f"{address}/v1/models", headers={"Authorization": right})[0] == 200
+def test_everything_asks_for_the_password(models: Path) -> None:
+    """The page, its scripts and files, its calls and uploads, the interface, and what is not there at all."""
+    kept = Kept(LIMITS)
+    picture = kept.png(Image.new("RGB", (8, 8)), "private")
+    given = ["a red circle", 1, "5", "tiny", "ancestral", 5, 1.0, "", 1.0, "32x32"]
+    doors: list[tuple[str, str, Any]] = [
+        ("GET", "/", None), ("HEAD", "/", None), ("GET", "/theme.css", None), ("GET", "/config", None), ("GET", "/openapi.json", None),
+        ("GET", "/gradio_api/info", None), ("GET", f"/gradio_api/file={picture}", None), ("POST", "/gradio_api/call/make", {"data": given}),
+        ("POST", "/gradio_api/call/v2/make", {"prompt": "a red circle"}), ("POST", "/gradio_api/queue/join", {"data": []}),
+        ("GET", "/gradio_api/queue/data?session_hash=a", None), ("POST", "/gradio_api/upload", None),
+        ("GET", "/gradio_api/heartbeat/a", None), ("POST", "/login", {}), ("GET", "/v1/models", None),
+        ("POST", "/v1/images/generations", {"prompt": "a red circle"}), ("GET", "/v1/openapi.json", None), ("GET", "/nothing", None),
+    ]  # fmt: skip
+    with TestClient(application(Service(Shelf(models)), kept, ("ann", "secret"))) as client:
+        for method, path, body in doors:
+            answer = client.request(method, path, json=body)
+            assert (path, answer.status_code) == (path, 401)
+            assert answer.headers["www-authenticate"].startswith("Basic")
         for wrong in ("Bearer no", "Basic ???", "Basic " + base64.b64encode(b"ann:no").decode(), "Secret secret"):
-            assert asked(f"{address}/v1/models", headers={"Authorization": wrong})[0] == 401
+            assert client.get("/v1/models", headers={"Authorization": wrong}).status_code == 401
+        for right in ("Bearer secret", "Bearer ann:secret", "Basic " + base64.b64encode(b"ann:secret").decode()):
+            assert client.get("/v1/models", headers={"Authorization": right}).status_code == 200
+        client.auth = ("ann", "secret")
+        assert "Generate" in client.get("/").text
+        assert client.get(f"/gradio_api/file={picture}").content == Path(picture).read_bytes()
+        assert client.post("/gradio_api/call/make", json={"data": given}).json()["event_id"]
 
 
 def test_no_public_address_without_a_password() -> None:
@@ -282,6 +319,7 @@ from tessera.serve.kept import Kept
 from tessera.serve.limits import LIMITS
 from tessera.serve.server import application
 from tessera.serve.service import Service
+from tessera.serve.shelf import Shelf
 from tessera.serve.shelf import Shelf
 import gradio.component_meta
 from gradio import Textbox

@@ -19,15 +19,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from tessera.errors import TesseraError, UsageError
 from tessera.record import Record
 from tessera.serve.controls import parse_size
+from tessera.serve.following import LOOK
 from tessera.serve.jobs import Job
 from tessera.serve.kept import Kept
 from tessera.serve.requests import Draw
 from tessera.serve.service import Service
 
 __all__ = ["router"]
-
-LOOK = 0.05
-"""Seconds between looks at a job."""
 
 
 class Generation(BaseModel):

@@ -9,27 +9,28 @@ from typing import Any
 
 import gradio as gr
 
-from tessera.contexts.blend import COLOURS, Blend, Seen
-from tessera.errors import TesseraError, UsageError
+from tessera.contexts.blend import COLOURS, Blend, MaskedPicture, Seen
+from tessera.pictures import upright_rgb
+from tessera.serve.components import Choice, Easel, Painted, Pictures, Range, Upload, easel, pictures, upload
 from tessera.serve.controls import Settings, parse_seed
-from tessera.serve.following import follow, user_of
+from tessera.serve.following import follow, telling, user_of
 from tessera.serve.kept import Kept
-from tessera.serve.requests import Draw, visible
+from tessera.serve.requests import Draw, Request, visible
 from tessera.serve.service import Service
-from tessera.serve.showing import failure, quiet, status
-from tessera.serve.uploads import upload
+from tessera.serve.showing import quiet, status
 
-__all__ = ["FLOWS", "Caption", "Mix", "Rewrite", "Vary"]
+__all__ = ["FLOWS", "Application", "Caption", "Mix", "Rewrite", "Vary", "results", "running"]
 
 FLOWS = {
-    "Vary": ("image_to_image",), "Caption": ("image_to_text",), "Rewrite": ("text_to_text",), "Blend": ("image_to_image", "text_to_image")
+    "Vary": ("image_to_image",), "Caption": ("image_to_text",), "Rewrite": ("text_to_text",), "Blend": ("image_to_image", "text_to_image"),
+    "Edit by words": ("image_to_text", "text_to_image", "image_to_image"),
 }  # fmt: skip
 """Tab → the flows that a model must have for it."""
 
 
 @dataclass(frozen=True)
 class Application:
-    """What the four tabs have in common. name: in the interface and for the queue."""
+    """What these tabs have in common. name: in the interface and for the queue."""
 
     service: Service
     kept: Kept
@@ -47,7 +48,7 @@ class Application:
         chosen = {"sampler": sampler or None, "steps": int(steps) or None, "guidance": guidance, **more}
         return Draw(model, blends=(blend,), to=to, n=int(n), seed=parse_seed(seed), settings=chosen)
 
-    async def pictures(self, asked: Draw, request: gr.Request, name: str) -> AsyncIterator[tuple[Any, Any]]:
+    async def pictures(self, asked: Request, request: gr.Request, name: str) -> AsyncIterator[tuple[Any, Any]]:
         paths: list[str] = []
         async for job, view in follow(self.service, asked, user_of(request, self.name)):
             new = job.results[len(paths) :]
@@ -74,51 +75,45 @@ class Application:
 class Vary(Application):
     """Pictures like a picture."""
 
-    source: gr.Image
+    source: Upload
 
     @classmethod
     def make(cls, service: Service, kept: Kept, settings: Settings) -> Vary:
         with gr.Row():
             with gr.Column(scale=4, min_width=300):
                 source = upload(label="Picture", height=240, elem_id="vary-source")
-                focus = gr.Slider(
-                    0, 1, value=0.5, step=0.05, label="Focus", info="0: what it shows; 1: how it looks.", elem_id="vary-focus"
-                )
-                fidelity = gr.Slider(
+                focus = Range(0, 1, value=0.5, step=0.05, label="Focus", info="0: what it shows; 1: how it looks.", elem_id="vary-focus")
+                fidelity = Range(
                     0, 0.95, value=0, step=0.05, label="Fidelity", info="Above 0 the picture itself is the start.", elem_id="vary-fidelity"
                 )  # fmt: skip
-                colour = gr.Dropdown(list(COLOURS), value="none", label="Colours of the picture", elem_id="vary-colour", filterable=False)
-                number, seed, go, stop = _running("vary", "Vary")
+                colour = Choice(list(COLOURS), value="none", label="Colours of the picture", elem_id="vary-colour", filterable=False)
+                number, seed, go, stop = running("vary", "Vary")
             with gr.Column(scale=5, min_width=300):
-                message, gallery = _results("vary")
+                message, gallery = results("vary")
         made = cls(service, kept, settings, "vary", source)
         inputs = [source, focus, fidelity, colour, number, seed]
         made.wire(go, stop, made.draw, inputs, [message, gallery], "Pictures like a picture.")
         return made
 
+    @telling(2)
     async def draw(
         self, path: str | None, focus: float, fidelity: float, colour: str, number: float, seed: str, model: str, sampler: str,
         steps: float, guidance: float, request: gr.Request,
     ) -> AsyncIterator[tuple[Any, Any]]:  # fmt: skip
-        try:
-            if not 0 <= fidelity < 1:
-                raise UsageError(f"the fidelity must be from 0 and below 1, not {fidelity}")
-            picture = self.kept.opened(path)
-            blend = Blend((Seen(picture, focus),), colour=colour)
-            asked = self.asked(blend, "image", number, seed, model, sampler, steps, guidance)
-            if fidelity:
-                asked = asked.starting(picture, 1 - fidelity)
-            async for shown in self.pictures(asked, request, "variation"):
-                yield shown
-        except TesseraError as error:
-            yield failure(str(error)), gr.skip()
+        picture = self.kept.opened(path)
+        blend = Blend((Seen(picture, focus),), colour=colour)
+        asked = self.asked(blend, "image", number, seed, model, sampler, steps, guidance)
+        if fidelity:
+            asked = asked.starting(picture, 1 - fidelity)
+        async for shown in self.pictures(asked, request, "variation"):
+            yield shown
 
 
 @dataclass(frozen=True)
 class Caption(Application):
     """What a picture shows, in words."""
 
-    source: gr.Image
+    source: Upload
     texts_: gr.Textbox
     use: gr.Button
 
@@ -127,7 +122,7 @@ class Caption(Application):
         with gr.Row():
             with gr.Column(scale=4, min_width=300):
                 source = upload(label="Picture", height=240, elem_id="caption-source")
-                number, seed, go, stop = _running("caption", "Say what it shows")
+                number, seed, go, stop = running("caption", "Say what it shows")
             with gr.Column(scale=5, min_width=300):
                 message = gr.HTML(quiet("Choose a picture, here or under Make."), elem_id="caption-status")
                 texts = gr.Textbox("", label="In words", lines=4, interactive=False, elem_id="caption-texts", buttons=["copy"])
@@ -136,15 +131,13 @@ class Caption(Application):
         made.wire(go, stop, made.write, [source, number, seed], [message, texts], "What a picture shows, in words.")
         return made
 
+    @telling(2)
     async def write(
         self, path: str | None, number: float, seed: str, model: str, sampler: str, steps: float, guidance: float, request: gr.Request
     ) -> AsyncIterator[tuple[Any, Any]]:
-        try:
-            blend = Blend((Seen(self.kept.opened(path)),))
-            async for shown in self.texts(self.asked(blend, "text", number, seed, model, sampler, steps, guidance), request):
-                yield shown
-        except TesseraError as error:
-            yield failure(str(error)), gr.skip()
+        blend = Blend((Seen(self.kept.opened(path)),))
+        async for shown in self.texts(self.asked(blend, "text", number, seed, model, sampler, steps, guidance), request):
+            yield shown
 
 
 @dataclass(frozen=True)
@@ -159,7 +152,7 @@ class Rewrite(Application):
         with gr.Row():
             with gr.Column(scale=4, min_width=300):
                 words = gr.Textbox("a red circle above a blue square", label="Words", lines=2, elem_id="rewrite-words")
-                number, seed, go, stop = _running("rewrite", "Rewrite")
+                number, seed, go, stop = running("rewrite", "Rewrite")
             with gr.Column(scale=5, min_width=300):
                 message = gr.HTML(quiet("The same in other words."), elem_id="rewrite-status")
                 texts = gr.Textbox("", label="In other words", lines=4, interactive=False, elem_id="rewrite-texts", buttons=["copy"])
@@ -168,61 +161,63 @@ class Rewrite(Application):
         made.wire(go, stop, made.write, [words, number, seed], [message, texts], "Words in other words.")
         return made
 
+    @telling(2)
     async def write(
         self, words: str, number: float, seed: str, model: str, sampler: str, steps: float, guidance: float, request: gr.Request
     ) -> AsyncIterator[tuple[Any, Any]]:
-        try:
-            blend = Blend(texts=(visible(words),))
-            async for shown in self.texts(self.asked(blend, "text", number, seed, model, sampler, steps, guidance), request):
-                yield shown
-        except TesseraError as error:
-            yield failure(str(error)), gr.skip()
+        blend = Blend(texts=(visible(words),))
+        async for shown in self.texts(self.asked(blend, "text", number, seed, model, sampler, steps, guidance), request):
+            yield shown
 
 
 @dataclass(frozen=True)
 class Mix(Application):
     """Pictures and words together."""
 
-    first: gr.Image
+    first: Easel
 
     @classmethod
     def make(cls, service: Service, kept: Kept, settings: Settings) -> Mix:
         with gr.Row():
             with gr.Column(scale=4, min_width=300):
-                with gr.Row():
-                    first = upload(label="Picture", height=180, elem_id="blend-first", min_width=140)
-                    second = upload(label="Another (optional)", height=180, elem_id="blend-second", min_width=140)
+                first = easel(label="Picture", sources=("upload", "clipboard"), height=300, elem_id="blend-first")
+                with gr.Accordion("Another picture", open=False, elem_id="blend-another"):
+                    second = easel(label="Another", sources=("upload", "clipboard"), height=300, elem_id="blend-second")
                 words = gr.Textbox("", label="Words (optional)", lines=2, elem_id="blend-words")
-                share = gr.Slider(
+                share = Range(
                     0, 1, value=0.7, step=0.05, label="Share of the words", info="The rest is the pictures'.", elem_id="blend-mix"
                 )
-                number, seed, go, stop = _running("blend", "Blend")
+                number, seed, go, stop = running("blend", "Blend")
             with gr.Column(scale=5, min_width=300):
-                message, gallery = _results("blend")
+                message, gallery = results("blend")
         made = cls(service, kept, settings, "blend", first)
         inputs = [first, second, words, share, number, seed]
         made.wire(go, stop, made.draw, inputs, [message, gallery], "Pictures of pictures and words together.")
         return made
 
+    @telling(2)
     async def draw(
-        self, first: str | None, second: str | None, words: str, share: float, number: float, seed: str, model: str, sampler: str,
+        self, first: Painted, second: Painted, words: str, share: float, number: float, seed: str, model: str, sampler: str,
         steps: float, guidance: float, request: gr.Request,
     ) -> AsyncIterator[tuple[Any, Any]]:  # fmt: skip
-        try:
-            pictures = tuple(Seen(self.kept.opened(path)) for path in (first, second) if path)
-            texts = (visible(words),) if words.strip() else ()
-            blend = Blend(pictures, texts, (share, 1 - share))
-            asked = self.asked(blend, "image", number, seed, model, sampler, steps, guidance)
-            async for shown in self.pictures(asked, request, words or "blend"):
-                yield shown
-        except TesseraError as error:
-            yield failure(str(error)), gr.skip()
+        seen = tuple(self._seen(given) for given in (first, second) if given.background)
+        texts = (visible(words),) if words.strip() else ()
+        blend = Blend(seen, texts, (share, 1 - share))
+        asked = self.asked(blend, "image", number, seed, model, sampler, steps, guidance)
+        async for shown in self.pictures(asked, request, words or "blend"):
+            yield shown
+
+    def _seen(self, given: Painted) -> Seen:
+        """What counts of a picture: all but what is painted over."""
+        picture = upright_rgb(self.kept.opened(given.background))
+        hidden = self.kept.painted(given.layers, picture.size)
+        return Seen(picture if hidden is None else MaskedPicture(picture, hidden))
 
 
-def _running(name: str, label: str) -> tuple[gr.Slider, gr.Textbox, gr.Button, gr.Button]:
+def running(name: str, label: str) -> tuple[Range, gr.Textbox, gr.Button, gr.Button]:
     """Number, seed and buttons."""
     with gr.Row():
-        number = gr.Slider(1, 8, value=2, step=1, label="How many", elem_id=f"{name}-number", min_width=140)
+        number = Range(1, 8, value=2, step=1, label="How many", elem_id=f"{name}-number", min_width=140)
         seed = gr.Textbox("", label="Seed", placeholder="a new one each time", max_lines=1, elem_id=f"{name}-seed", min_width=140)
     with gr.Row():
         go = gr.Button(label, variant="primary", elem_id=f"{name}-go", scale=3)
@@ -230,11 +225,6 @@ def _running(name: str, label: str) -> tuple[gr.Slider, gr.Textbox, gr.Button, g
     return number, seed, go, stop
 
 
-def _results(name: str) -> tuple[gr.HTML, gr.Gallery]:
+def results(name: str) -> tuple[gr.HTML, Pictures]:
     message = gr.HTML(quiet("Choose a picture, here or under Make."), elem_id=f"{name}-status")
-    gallery = gr.Gallery(
-        label="Results", show_label=False, fit_columns=False, columns=2, height="auto", object_fit="contain",
-        format="png", elem_id=f"{name}-gallery",
-        interactive=False, elem_classes=["tessera-pictures"], buttons=["download", "fullscreen"],
-    )  # fmt: skip
-    return message, gallery
+    return message, pictures(label="Results", fit_columns=False, columns=2, elem_id=f"{name}-gallery")

@@ -15,10 +15,11 @@ from typing import Any
 import gradio as gr
 from PIL import Image, ImageDraw, ImageFont
 
-from tessera.errors import TesseraError, UsageError
+from tessera.errors import UsageError
 from tessera.registry import SAMPLERS
+from tessera.serve.components import Choice
 from tessera.serve.controls import METHODS, parse_seed, sampling
-from tessera.serve.following import LOOK, user_of
+from tessera.serve.following import LOOK, telling, user_of
 from tessera.serve.jobs import ENDED, Job
 from tessera.serve.kept import Kept
 from tessera.serve.requests import Draw, visible
@@ -71,7 +72,7 @@ class Compare:
                 )  # fmt: skip
                 seed = gr.Textbox("0", label="Seed", max_lines=1, info="The same for every column.", elem_id="compare-seed")
             with gr.Column(min_width=280):
-                models = gr.Dropdown(names, value=[names[0]], multiselect=True, label="Models", elem_id="compare-models", filterable=False)
+                models = Choice(names, value=[names[0]], multiselect=True, label="Models", elem_id="compare-models", filterable=False)
                 samplers = gr.Dropdown(
                     [SIX, *METHODS, *sorted(SAMPLERS.keys() - set(METHODS))], value=["base", "purity"], multiselect=True,
                     allow_custom_value=True, label="Methods and samplers", elem_id="compare-samplers",
@@ -103,10 +104,10 @@ class Compare:
         stop.click(made.stop, None, None, queue=False, show_progress="hidden", api_visibility="private")
         return made
 
+    @telling(4)
     async def draw(
         self, prompts: str, seed: str, models: list[str], samplers: list[str], steps: str, request: gr.Request
     ) -> AsyncIterator[tuple[Any, Any, Any, Any]]:
-        nothing = gr.skip(), gr.skip(), gr.skip()
         jobs: dict[str, Job] = {}
         try:
             rows = list(dict.fromkeys(line.strip() for line in prompts.splitlines() if line.strip()))
@@ -140,8 +141,6 @@ class Compare:
             sheet = self.kept.text(as_csv(cells), "comparison.csv")
             stopped = any(job.state == "cancelled" for job in jobs.values())
             yield said("Stopped." if stopped else f"{len(cells)} pictures in {time.monotonic() - started:.0f} s."), html, png, sheet
-        except TesseraError as error:
-            yield failure(str(error)), *nothing
         finally:
             for job in jobs.values():
                 if not job.ended.is_set():

@@ -10,6 +10,7 @@ import gradio as gr
 
 from tessera.errors import UsageError
 from tessera.registry import FLOAT_SAMPLERS, TOKEN_SAMPLERS
+from tessera.serve.components import Choice, Range, Steps
 from tessera.serve.shelf import Offer, Shelf
 
 __all__ = ["Settings", "parse_seed", "parse_size", "sampling", "usual"]
@@ -42,8 +43,6 @@ def sampling(
     """Fields of the settings from the values of the controls; what does not exist for this kind of model is left out."""
     chosen: dict[str, Any] = {"sampler": sampler or None, "guidance": guidance}
     if steps is not None:
-        if steps != int(steps):
-            raise UsageError(f"steps must be a whole number, not {steps:g}")
         chosen["steps"] = int(steps) or None
     if offer.kind != "floats":
         chosen["temperature"] = temperature
@@ -66,13 +65,13 @@ def usual(offer: Offer) -> Mapping[str, Any]:
 class Settings:
     """The components, in the order in which `sampling` takes their values, after the model."""
 
-    model: gr.Dropdown
+    model: Choice
     method: gr.Dropdown
     sampler: gr.Dropdown
-    steps: gr.Slider
-    guidance: gr.Slider
+    steps: Steps
+    guidance: Range
     truncation: gr.Textbox
-    temperature: gr.Slider
+    temperature: Range
     size: gr.Dropdown
     shelf: Shelf
 
@@ -83,7 +82,7 @@ class Settings:
         own = usual(first)
         tokens = first.kind != "floats"
         with gr.Row(equal_height=True):
-            model = gr.Dropdown(
+            model = Choice(
                 list(shelf.offers), value=first.name, label="Model", info="What draws. Other models have other tabs.", elem_id="model",
                 filterable=False,
             )  # fmt: skip
@@ -98,9 +97,9 @@ class Settings:
                     _samplers(first), value=own["sampler"], label="Sampler", allow_custom_value=True, elem_id="sampler",
                     info="The order of the steps. Options follow a colon: purity:weight=2.",
                 )  # fmt: skip
-                steps = gr.Slider(0, 250, value=own["steps"] or 0, step=1, label="Steps", info="0 is all of the model's.", elem_id="steps")
+                steps = Steps(0, 250, value=own["steps"] or 0, step=1, label="Steps", info="0 is all of the model's.", elem_id="steps")
             with gr.Row():
-                guidance = gr.Slider(
+                guidance = Range(
                     0, 15, value=own["guidance"], step=0.1, label="Guidance", info="More follows the prompt more closely; 1 is none.",
                     elem_id="guidance",
                 )  # fmt: skip
@@ -108,7 +107,7 @@ class Settings:
                     _text(own["truncation"]), label="Truncation", info="A share such as 0.86, or a number of tokens; empty is all.",
                     visible=tokens, elem_id="truncation", max_lines=1,
                 )  # fmt: skip
-                temperature = gr.Slider(
+                temperature = Range(
                     0.1, 2.0, value=own["temperature"], step=0.05, label="Temperature", visible=tokens, elem_id="temperature",
                     info="Below 1 prefers what is probable.",
                 )  # fmt: skip

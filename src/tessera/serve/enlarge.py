@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ from PIL import Image
 from tessera.errors import TesseraError, UsageError
 from tessera.pictures import upright_rgb
 from tessera.record import KEY
+from tessera.serve.components import Upload, upload
+from tessera.serve.following import telling
 from tessera.serve.kept import Kept
 from tessera.serve.limits import Limits
-from tessera.serve.showing import failure, quiet, said
-from tessera.serve.uploads import upload
+from tessera.serve.showing import quiet, said
 
 __all__ = ["Enlarge", "Upscaler", "lanczos"]
 
@@ -87,7 +89,7 @@ class Enlarge:
     limits: Limits
     kept: Kept
     upscaler: Upscaler | None
-    source: gr.Image
+    source: Upload
 
     @classmethod
     def make(cls, limits: Limits, kept: Kept, upscaler: Upscaler | None) -> Enlarge:
@@ -118,11 +120,9 @@ class Enlarge:
         )  # fmt: skip
         return made
 
-    async def enlarge(self, path: str | None, factor: str, way: str) -> tuple[Any, Any]:
-        try:
-            return await asyncio.to_thread(self._enlarged, path, FACTORS.get(factor, 2), way)
-        except TesseraError as error:
-            return failure(str(error)), None
+    @telling(2)
+    async def enlarge(self, path: str | None, factor: str, way: str) -> AsyncIterator[tuple[Any, Any]]:
+        yield await asyncio.to_thread(self._enlarged, path, FACTORS.get(factor, 2), way)
 
     def _enlarged(self, path: str | None, factor: int, way: str) -> tuple[str, str]:
         given = self.kept.opened(path)

@@ -12,7 +12,7 @@ import threading
 import time
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageChops
 
 from tessera.apps.output import slug
 from tessera.errors import TesseraError, UsageError
@@ -73,6 +73,14 @@ class Kept:
                 return decode(file, what, PictureLimits(pixels=self.limits.upload_pixels))
         except OSError:
             raise UsageError(f"{what} is no longer here: choose it again") from None
+
+    def painted(self, layers: list[str], size: tuple[int, int]) -> Image.Image | None:
+        """What was painted in layers over a picture of (width, height): white on black, or None where nothing was. Raises as `opened`."""
+        mask = Image.new("L", size)
+        for path in layers:
+            layer = self.opened(path, "what you painted").convert("RGBA").getchannel("A")
+            mask = ImageChops.lighter(mask, layer.resize(size, Image.Resampling.BOX).point(lambda level: 255 * (level > 63)))
+        return None if mask.getbbox() is None else mask
 
     def close(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -9,10 +9,11 @@ from typing import Any
 
 import gradio as gr
 
-from tessera.errors import TesseraError, UsageError
+from tessera.errors import TesseraError
 from tessera.record import Record
+from tessera.serve.components import Pictures, Range, pictures
 from tessera.serve.controls import Settings, parse_seed, parse_size, sampling
-from tessera.serve.following import follow, user_of
+from tessera.serve.following import follow, telling, user_of
 from tessera.serve.kept import Kept
 from tessera.serve.requests import Draw
 from tessera.serve.service import Service
@@ -23,7 +24,7 @@ __all__ = ["Make"]
 EXAMPLES = ["a red circle above a blue square", "two green stars on a white background", "a small yellow ring left of a purple cross"]
 ACTIONS = {
     "again": "Same settings", "prompt": "Take its prompt", "vary": "Vary", "caption": "Caption", "blend": "Send as prompt",
-    "edit": "Edit", "watch": "Watch", "enlarge": "Enlarge",
+    "reword": "Edit by words", "edit": "Edit", "watch": "Watch", "enlarge": "Enlarge",
 }  # fmt: skip
 """What can be done with a picture; some of it by models of several flows only."""
 
@@ -36,10 +37,10 @@ class Make:
     kept: Kept
     settings: Settings
     prompt: gr.Textbox
-    number: gr.Slider
+    number: Range
     seed: gr.Textbox
     message: gr.HTML
-    gallery: gr.Gallery
+    gallery: Pictures
     paths: gr.State
     chosen: gr.State
     about: gr.HTML
@@ -56,9 +57,7 @@ class Make:
                 )  # fmt: skip
                 gr.Examples([[text] for text in EXAMPLES], [prompt], label="Examples")
                 with gr.Row():
-                    number = gr.Slider(
-                        1, service.limits.pictures, value=4, step=1, label="Pictures of each", elem_id="number", min_width=140
-                    )
+                    number = Range(1, service.limits.pictures, value=4, step=1, label="Pictures of each", elem_id="number", min_width=140)
                     seed = gr.Textbox(
                         "", label="Seed", placeholder="a new one each time", info="The same seed gives the same pictures.", max_lines=1,
                         elem_id="seed", min_width=140,
@@ -71,10 +70,7 @@ class Make:
                     stop = gr.Button("Stop", variant="stop", elem_id="stop", scale=1, min_width=90)
             with gr.Column(scale=6, min_width=300):
                 message = gr.HTML(quiet("Say what to draw, then Generate (or Shift+Enter in the text)."), elem_id="status")
-                gallery = gr.Gallery(
-                    label="Pictures", show_label=False, columns=4, height="auto", object_fit="contain", format="png", elem_id="gallery",
-                    interactive=False, elem_classes=["tessera-pictures"], buttons=["download", "fullscreen"],
-                )  # fmt: skip
+                gallery = pictures(label="Pictures", columns=4, elem_id="gallery")
                 with gr.Row():
                     actions = {
                         name: gr.Button(label, size="sm", interactive=False, elem_id=f"do-{name}", min_width=110)
@@ -101,27 +97,25 @@ class Make:
         actions["prompt"].click(made.its_prompt, chosen, prompt, queue=False, show_progress="hidden", api_visibility="private")
         return made
 
+    @telling(3)
     async def draw(
         self, prompt: str, number: float, seed: str, model: str, sampler: str, steps: float, guidance: float, truncation: str,
         temperature: float, size: str, request: gr.Request,
     ) -> AsyncIterator[tuple[Any, Any, Any]]:  # fmt: skip
-        try:
-            offer = self.service.shelf.offer(model)
-            prompts = tuple(line.strip() for line in prompt.splitlines() if line.strip()) if len(prompt) < 10**5 else (prompt,)
-            asked = Draw(
-                model, prompts=prompts, n=_whole(number), seed=parse_seed(seed), size=parse_size(size),
-                settings=sampling(offer, sampler, steps, guidance, truncation, temperature),
-            )  # fmt: skip
-            shown = 0
-            paths: list[str] = []
-            async for job, view in follow(self.service, asked, user_of(request, "make")):
-                for picture in job.results[shown:]:
-                    record = Record.of(picture)
-                    paths.append(self.kept.png(picture, str(record.prompt) if record and record.prompt else model))
-                new, shown = len(paths) > shown, len(paths)
-                yield status(job, view), list(paths) if new else gr.skip(), list(paths) if new else gr.skip()
-        except TesseraError as error:
-            yield failure(str(error)), gr.skip(), gr.skip()
+        offer = self.service.shelf.offer(model)
+        prompts = tuple(line.strip() for line in prompt.splitlines() if line.strip()) if len(prompt) < 10**5 else (prompt,)
+        asked = Draw(
+            model, prompts=prompts, n=int(number), seed=parse_seed(seed), size=parse_size(size),
+            settings=sampling(offer, sampler, steps, guidance, truncation, temperature),
+        )  # fmt: skip
+        shown = 0
+        paths: list[str] = []
+        async for job, view in follow(self.service, asked, user_of(request, "make")):
+            for picture in job.results[shown:]:
+                record = Record.of(picture)
+                paths.append(self.kept.png(picture, str(record.prompt) if record and record.prompt else model))
+            new, shown = len(paths) > shown, len(paths)
+            yield status(job, view), list(paths) if new else gr.skip(), list(paths) if new else gr.skip()
 
     def stop(self, request: gr.Request) -> None:
         self.service.cancel_all(user_of(request, "make"))
@@ -158,9 +152,3 @@ class Make:
             return Record.of(self.kept.opened(path))
         except TesseraError:
             return None
-
-
-def _whole(number: float) -> int:
-    if number != number or number != int(number):
-        raise UsageError(f"the number of pictures must be a whole number, not {number}")
-    return int(number)

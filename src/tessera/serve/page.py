@@ -14,6 +14,7 @@ from tessera.serve.edit import Edit
 from tessera.serve.enlarge import Enlarge, Upscaler
 from tessera.serve.kept import Kept
 from tessera.serve.make import Make
+from tessera.serve.rewording import Rewording
 from tessera.serve.service import Service
 from tessera.serve.watch import Watch
 
@@ -56,6 +57,8 @@ def build(service: Service, kept: Kept, upscaler: Upscaler | None = None) -> gr.
                 rewrite = Rewrite.make(service, kept, settings)
             with gr.Tab("Blend", id="blend", visible=has["Blend"]) as blend_tab:
                 mix = Mix.make(service, kept, settings)
+            with gr.Tab("Edit by words", id="reword", visible=has["Edit by words"]) as reword_tab:
+                reword = Rewording.make(service, kept, settings)
             with gr.Tab("Edit", id="edit", visible="text_to_image" in first.flows) as edit_tab:
                 edit = Edit.make(service, kept, settings)
             with gr.Tab("Compare", id="compare"):
@@ -65,18 +68,21 @@ def build(service: Service, kept: Kept, upscaler: Upscaler | None = None) -> gr.
             with gr.Tab("Enlarge", id="enlarge"):
                 enlarge = Enlarge.make(service.limits, kept, upscaler)
 
-        drawing, among = [make_tab, edit_tab, watch_tab], [vary_tab, caption_tab, rewrite_tab, blend_tab]
-        buttons = [make.actions[name] for name in ("vary", "caption", "blend")]
+        drawing, among = [make_tab, edit_tab, watch_tab], [vary_tab, caption_tab, rewrite_tab, blend_tab, reword_tab]
+        buttons = [make.actions[name] for name in ("vary", "caption", "blend", "reword")]
 
         def visible_tabs(name: str) -> list[Any]:
             flows = offers[name].flows if name in offers else []
             has = {tab: set(needed) <= set(flows) for tab, needed in FLOWS.items()}
             draws = [gr.update(visible="text_to_image" in flows) for _ in drawing]
             return [*draws, *[gr.update(visible=there) for there in has.values()],
-                    *[gr.update(visible=has[tab]) for tab in ("Vary", "Caption", "Blend")]]  # fmt: skip
+                    *[gr.update(visible=has[tab]) for tab in ("Vary", "Caption", "Blend", "Edit by words")]]  # fmt: skip
 
         def to_edit(path: str | None, model: str) -> list[Any]:
             return [gr.Tabs(selected="edit"), *edit.take(path, model)]
+
+        def to_blend(path: str | None) -> list[Any]:
+            return [gr.Tabs(selected="blend"), None if path is None else {"background": path, "layers": [], "composite": path}]
 
         def to_watch(path: str | None) -> list[Any]:
             values = make.again(path)
@@ -84,8 +90,9 @@ def build(service: Service, kept: Kept, upscaler: Upscaler | None = None) -> gr.
 
         settings.model.change(visible_tabs, settings.model, [*drawing, *among, *buttons], **PRIVATE)
         page.load(visible_tabs, settings.model, [*drawing, *among, *buttons], **PRIVATE)
-        for name, source in (("vary", vary.source), ("caption", caption.source), ("blend", mix.first)):
+        for name, source in (("vary", vary.source), ("caption", caption.source), ("reword", reword.source)):
             make.actions[name].click(_to(name), make.chosen, [tabs, source], **PRIVATE)
+        make.actions["blend"].click(to_blend, make.chosen, [tabs, mix.first], **PRIVATE)
         for tab in (caption, rewrite):
             tab.use.click(lambda text: [gr.Tabs(selected="make"), text], tab.texts_, [tabs, make.prompt], **PRIVATE)
         make.actions["edit"].click(to_edit, [make.chosen, settings.model], [tabs, edit.original, edit.easel, edit.message], **PRIVATE)

@@ -58,9 +58,18 @@ class Request:
 
 @dataclass(frozen=True)
 class Call(Request):
-    """Something else that a model can do, drawn alone. `run(model, callback)` gives pictures or texts, and passes the callback on."""
+    """Something else that a model can do, drawn alone. `run(model, callback)` gives pictures or texts, and passes the callback on.
+
+    drawn: what it comes to, whose limits it has.
+    """
 
     run: Callable[[Model, Callback], list[Any]] = lambda model, callback: []
+    drawn: Draw | None = None
+
+    def check(self, limits: Limits) -> None:
+        super().check(limits)
+        if self.drawn is not None:
+            self.drawn.check(limits)
 
 
 @dataclass(frozen=True)
@@ -118,7 +127,8 @@ class Draw(Request):
 
     def check(self, limits: Limits) -> None:
         super().check(limits)
-        words = [*self.prompts, *(text for blend in self.blends for text in blend.texts)]
+        told = [text for blend in self.blends for text in (*blend.texts, blend.remove, blend.add)]
+        words = [text for text in (*self.prompts, *told) if text is not None]
         limits.at_most("characters of prompts", sum(map(len, words)), limits.prompt_characters)
         limits.at_most("prompts", len(self.prompts), limits.prompts)
         limits.at_most("pictures", self.pictures, limits.pictures)

@@ -80,7 +80,7 @@ def application(service: Service, kept: Kept, auth: Auth | None = None, upscaler
     app.include_router(router(service, kept))
     page = build(service, kept, None if upscaler is None else Upscaler(upscaler))
     gr.mount_gradio_app(
-        app, page, "/", auth=auth, footer_links=["api"], run_history=False, ssr_mode=False, mcp_server=False, enable_monitoring=False,
+        app, page, "/", footer_links=["api"], run_history=False, ssr_mode=False, mcp_server=False, enable_monitoring=False,
         show_error=False, max_file_size=service.limits.upload_bytes, theme=theme(), css=CSS, blocked_paths=[],
     )  # fmt: skip
     page.has_launched = True  # else gradio copies any file of the machine that a caller names into its own folder, and takes it as uploaded
@@ -88,7 +88,7 @@ def application(service: Service, kept: Kept, auth: Auth | None = None, upscaler
 
 
 class Guard:
-    """Around the application: bodies no larger than the limit, and the password for `/v1`, as Basic or Bearer. The page asks itself."""
+    """Around the application: the password, as Basic (which browsers ask for) or Bearer, and bodies no larger than the limit."""
 
     def __init__(self, app: Callable[..., Any], limits: Limits, auth: Auth | None) -> None:
         self.app, self.limits, self.auth = app, limits, auth
@@ -100,8 +100,8 @@ class Guard:
         from starlette.requests import ClientDisconnect
 
         headers = {name.lower(): value for name, value in scope["headers"]}
-        if scope["path"].startswith("/v1") and not self._admitted(headers.get(b"authorization", b"").decode("latin-1")):
-            await _answer(send, 401, "the password is missing or wrong", b"Basic")
+        if not self._admitted(headers.get(b"authorization", b"").decode("latin-1")):
+            await _answer(send, 401, "the password is missing or wrong", b'Basic realm="Tessera", charset="UTF-8"')
             return
         length = headers.get(b"content-length", b"0")
         most = self.limits.upload_bytes + (1 << 16)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tessera.model import Model
     from tessera.samplers.loop import Progress
 
-__all__ = ["Service"]
+__all__ = ["Service", "sentence"]
 
 LINGER = 0.05
 """Seconds that a request which came to an idle server waits for others, so that clicks at once share a batch."""

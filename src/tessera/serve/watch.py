@@ -9,14 +9,14 @@ from typing import Any
 import gradio as gr
 from PIL import Image, ImageDraw
 
-from tessera.errors import TesseraError
+from tessera.serve.components import Range
 from tessera.serve.controls import Settings, parse_seed, parse_size, sampling
-from tessera.serve.following import follow, user_of
+from tessera.serve.following import follow, telling, user_of
 from tessera.serve.jobs import Frame
 from tessera.serve.kept import Kept
 from tessera.serve.requests import Draw
 from tessera.serve.service import Service
-from tessera.serve.showing import failure, quiet, status
+from tessera.serve.showing import quiet, status
 
 __all__ = ["Watch", "film"]
 
@@ -41,7 +41,7 @@ class Watch:
                 prompt = gr.Textbox("a red circle above a blue square", label="What to draw", lines=2, elem_id="watch-prompt")
                 with gr.Row():
                     seed = gr.Textbox("", label="Seed", placeholder="a new one", max_lines=1, elem_id="watch-seed", min_width=120)
-                    seconds = gr.Slider(1, 12, value=4, step=1, label="Seconds of film", elem_id="watch-seconds", min_width=140)
+                    seconds = Range(1, 12, value=4, step=1, label="Seconds of film", elem_id="watch-seconds", min_width=140)
                 with gr.Row():
                     go = gr.Button("Draw and watch", variant="primary", elem_id="watch-go", scale=3)
                     stop = gr.Button("Stop", variant="stop", elem_id="watch-stop", scale=1, min_width=90)
@@ -61,24 +61,22 @@ class Watch:
         stop.click(made.stop, None, None, queue=False, show_progress="hidden", api_visibility="private")
         return made
 
+    @telling(3)
     async def draw(
         self, prompt: str, seed: str, seconds: float, model: str, sampler: str, steps: float, guidance: float, truncation: str,
         temperature: float, size: str, request: gr.Request,
     ) -> AsyncIterator[tuple[Any, Any, Any]]:  # fmt: skip
-        try:
-            offer = self.service.shelf.offer(model)
-            asked = Draw(
-                model, frames=self.service.limits.frames, prompts=(prompt,) if prompt.strip() else (), seed=parse_seed(seed),
-                size=parse_size(size), settings=sampling(offer, sampler, steps, guidance, truncation, temperature),
-            )  # fmt: skip
-            async for job, view in follow(self.service, asked, user_of(request, "watch")):
-                if view.state == "done":
-                    path = self.kept.webp(film(job.frames), prompt or model, min(60.0, max(1.0, seconds)))
-                    yield status(job, view), path, path
-                else:
-                    yield status(job, view), gr.skip(), gr.skip()
-        except TesseraError as error:
-            yield failure(str(error)), gr.skip(), gr.skip()
+        offer = self.service.shelf.offer(model)
+        asked = Draw(
+            model, frames=self.service.limits.frames, prompts=(prompt,) if prompt.strip() else (), seed=parse_seed(seed),
+            size=parse_size(size), settings=sampling(offer, sampler, steps, guidance, truncation, temperature),
+        )  # fmt: skip
+        async for job, view in follow(self.service, asked, user_of(request, "watch")):
+            if view.state == "done":
+                path = self.kept.webp(film(job.frames), prompt or model, float(seconds))
+                yield status(job, view), path, path
+            else:
+                yield status(job, view), gr.skip(), gr.skip()
 
     def stop(self, request: gr.Request) -> None:
         self.service.cancel_all(user_of(request, "watch"))

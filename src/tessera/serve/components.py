@@ -1,0 +1,127 @@
+"""Gradio's components as this page needs them: what a user gives reaches the handlers unchanged, which answer with a sentence of ours.
+
+Gradio itself would decode pictures before anybody looked at their size, and answer a number out of range with a note in a corner.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import gradio as gr
+
+from tessera.serve.limits import LIMITS
+
+__all__ = ["Choice", "Easel", "Painted", "Pictures", "Range", "Steps", "Upload", "Wrong", "easel", "pictures", "upload"]
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """In place of a value: what is wrong with it."""
+
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Painted:
+    """Paths of a picture and of the layers that were painted on it."""
+
+    background: str | None
+    layers: list[str]
+
+
+class Range(gr.Slider):
+    """A number, moved or typed. Handlers get it, a whole one as int, or `Wrong`."""
+
+    most: ClassVar[float] = -math.inf
+    """That may be typed, where it is more than the end of the slider."""
+
+    def get_block_name(self) -> str:
+        return "slider"
+
+    def preprocess(self, payload: Any) -> Any:
+        whole, most = isinstance(self.step, int), max(self.maximum, self.most)
+        number = isinstance(payload, int | float) and not isinstance(payload, bool)
+        if number and self.minimum <= payload <= most and not (whole and payload != int(payload)):
+            return int(payload) if whole else float(payload)
+        given = "" if payload is None or payload == "" else f", not {str(payload)[:40]}"
+        return Wrong(f"{self.label} must be a {'whole ' if whole else ''}number from {self.minimum:g} to {most:g}{given}")
+
+
+class Steps(Range):
+    """Steps of sampling; more than a slider can be set to may be typed."""
+
+    most = LIMITS.steps
+
+
+class Choice(gr.Dropdown):
+    """One or several of a list. Handlers get what was chosen, and say what is there if it is none of them."""
+
+    def get_block_name(self) -> str:
+        return "dropdown"
+
+    def preprocess(self, payload: Any) -> Any:
+        return [str(value) for value in payload] if isinstance(payload, list) else "" if payload is None else str(payload)
+
+
+class Upload(gr.Image):
+    """A picture, which handlers get as the path of its file; `upload` makes one."""
+
+    def get_block_name(self) -> str:
+        return "image"
+
+    def preprocess(self, payload: Any) -> Any:
+        return None if payload is None else str(payload.path or "")
+
+
+class Easel(gr.ImageEditor):
+    """A picture to paint on, which handlers get as `Painted`; `easel` makes one."""
+
+    def get_block_name(self) -> str:
+        return "imageeditor"
+
+    def preprocess(self, payload: Any) -> Any:
+        if payload is None:
+            return Painted(None, [])
+        background = None if payload.background is None else str(payload.background.path or "")
+        return Painted(background, [str(layer.path or "") for layer in payload.layers])
+
+
+class Pictures(gr.Gallery):
+    """Finished pictures; `pictures` makes one. Its description for the interface is made once: gradio would make it anew whenever a
+    handler leaves the pictures as they are, which took the greater part of the server's own time."""
+
+    described: ClassVar[dict[str, Any]] = {}
+
+    def get_block_name(self) -> str:
+        return "gallery"
+
+    def api_info(self) -> dict[str, Any]:
+        if not self.described:
+            self.described.update(super().api_info())
+        return self.described
+
+
+# These are functions because gradio makes a component again, from the arguments that it was made with, when a handler changes it.
+
+
+def upload(**arguments: Any) -> Upload:
+    """A component for a picture."""
+    return Upload(sources=["upload", "clipboard"], type="filepath", image_mode=None, **arguments)
+
+
+def easel(**arguments: Any) -> Easel:
+    """A component to paint on a picture with one colour."""
+    brush = gr.Brush(default_size=48, colors=["#ff3366"], default_color="#ff3366", color_mode="fixed")
+    return Easel(
+        type="filepath", image_mode="RGBA", transforms=(), layers=False, brush=brush, eraser=gr.Eraser(default_size=48), **arguments
+    )
+
+
+def pictures(**arguments: Any) -> Pictures:
+    """A component that shows finished pictures."""
+    return Pictures(
+        show_label=False, height="auto", object_fit="contain", format="png", interactive=False, elem_classes=["tessera-pictures"],
+        buttons=["download", "fullscreen"], **arguments,
+    )  # fmt: skip
