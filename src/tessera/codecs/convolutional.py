@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tessera.codecs.strips import add_by_rows, enlarge_by_rows, is_large, norm_by_rows
+from tessera.codecs.strips import Rows, block_by_rows, enlarged, is_large, norm_by_rows
 
 __all__ = ["Decoder", "Encoder", "Layers"]
 
@@ -61,10 +61,9 @@ class ResidualBlock(nn.Module):
         self.norm2, self.conv2 = layers.norm(out_channels), layers.conv(out_channels, out_channels)
         self.shortcut = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
 
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
-        if is_large(x):
-            y = norm_by_rows(self.norm1, self.conv1, x)
-            return add_by_rows(norm_by_rows(self.norm2, self.conv2, y, in_place=True), self.shortcut, x)
+    def forward(self, x: Float[Tensor, "b c h w"] | Rows) -> Float[Tensor, "b d h w"]:
+        if isinstance(x, Rows) or is_large(x):
+            return block_by_rows((self.norm1, self.norm2), (self.conv1, self.conv2), self.shortcut, x)
         y = self.conv1(_swish(self.norm1(x)))
         y = self.conv2(_swish(self.norm2(y)))
         return _add(y, self.shortcut(x))
@@ -98,15 +97,15 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Twice the sides: nearest neighbour, then a 3×3 convolution."""
+    """Twice the sides: nearest neighbour, then a 3×3 convolution. A very large map comes as rows, which a `ResidualBlock` takes."""
 
     def __init__(self, layers: Layers, channels: int) -> None:
         super().__init__()
         self.conv = layers.conv(channels, channels)
 
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"] | Rows:
         if is_large(x, times=4):
-            return enlarge_by_rows(self.conv, x)
+            return enlarged(self.conv, x)
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
@@ -179,7 +178,10 @@ class Encoder(Half):
         self.conv_out = layers.conv(widths[-1], out_channels)
 
     def maps(self, image: Float[Tensor, "b 3 h w"]) -> Iterator[Float[Tensor, "b c h2 w2"]]:
-        """What every level ends with (with the sides of the next one), then what the last convolution sees."""
+        """What every level ends with (with the sides of the next one), then what the last convolution sees.
+
+        A large one is written over when the next is asked for, unless gradients are needed.
+        """
         x = self.conv_in(F.pixel_unshuffle(image, self.patch))
         for level in self.levels:
             x = level(x)
@@ -215,16 +217,25 @@ class Decoder(Half):
 
     def features(self, z: Float[Tensor, "b z h w"]) -> Float[Tensor, "b c h2 w2"]:
         """What the last convolution sees."""
+        return self._last(self._levels(z))
+
+    def forward(self, z: Float[Tensor, "b z h w"]) -> Float[Tensor, "b 3 h2 w2"]:
+        x = self._levels(z)
+        by_rows = self.activation and is_large(x)
+        return F.pixel_shuffle(norm_by_rows(self.norm_out, self.conv_out, x) if by_rows else self.conv_out(self._last(x)), self.patch)
+
+    def _last(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        x = self.norm_out(x)
+        return _swish(x) if self.activation else x
+
+    def _levels(self, z: Float[Tensor, "b z h w"]) -> Float[Tensor, "b c h2 w2"]:
+        """What the last norm sees."""
         x = self.middle(self.conv_in(z))
         for level in reversed(self.levels):
             assert isinstance(level, Level)
             for step in level.steps:
                 x = step(x)
-        x = self.norm_out(x)
-        return _swish(x) if self.activation else x
-
-    def forward(self, z: Float[Tensor, "b z h w"]) -> Float[Tensor, "b 3 h2 w2"]:
-        return F.pixel_shuffle(self.conv_out(self.features(z)), self.patch)
+        return x
 
 
 def _swish(x: Tensor) -> Tensor:
