@@ -6,12 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 import tessera
 from tessera.contexts.blend import Blend, Seen
 from tessera.errors import UsageError
+from tessera.families.absorbing.checkpoint import export_network
+from tessera.families.absorbing.network import Transformer
+from tessera.families.v_diffusion.checkpoint import export_network as export_unet
 from tessera.model import Model
+from tessera.model_folder import bundled
+from tessera.part_folder import save_part
 from tessera.record import Record
 from tessera.samplers.loop import Callback
 from tessera.serve.jobs import Job
@@ -19,6 +26,8 @@ from tessera.serve.limits import LIMITS
 from tessera.serve.requests import Call, Draw, Edit, visible
 from tessera.serve.service import Service
 from tessera.serve.shelf import Shelf
+from tests.families.v_diffusion.small import network
+from tests.tiny_floats import tiny_clip, tiny_float_model
 
 WAIT = 300.0
 
@@ -325,6 +334,41 @@ def test_the_shelf_holds_no_more_models_than_it_has_room_for(models: Path) -> No
 def test_links_out_of_the_folder_are_not_offered(models: Path, tmp_path: Path) -> None:
     (tmp_path / "outside").symlink_to(models / "tiny")
     assert "outside" not in Shelf(tmp_path).offers
+
+
+def test_released_files_of_the_folder(tmp_path: Path) -> None:
+    """Files of others are offered by their place in the folder; what cannot be drawn with says why when it is asked for."""
+    (tmp_path / "far").mkdir()
+    torch.save(export_unet(network("yfcc")), tmp_path / "far" / "mine.pth")
+    torch.save(export_unet(network("modulated")), tmp_path / "prompted.ckpt")
+    save_file(export_network(Transformer(12, (4, 4), 32, 2, 4)), tmp_path / "absorbing.safetensors")
+    (tmp_path / "cut.pth").write_bytes((tmp_path / "far" / "mine.pth").read_bytes()[:5000])
+    (tmp_path / "words.pt").write_text("no checkpoint at all")
+    save_part(tiny_clip(), tmp_path / "clip")
+    tiny_float_model().save(tmp_path / "saved")
+    torch.save({}, tmp_path.parent / "outside.pth")
+    (tmp_path / "link.pth").symlink_to(tmp_path.parent / "outside.pth")
+    service = Service(Shelf(tmp_path))
+    try:
+        offered = set(service.shelf.offers) - set(bundled())
+        assert offered == {"far/mine.pth", "prompted.ckpt", "absorbing.safetensors", "cut.pth", "words.pt", "saved"}
+        made = ended(service.submit(Draw("far/mine.pth", settings={"steps": 3}), user="a"))
+        assert (made.state, made.error) == ("done", None)
+        offer = service.shelf.offer("far/mine.pth")
+        assert (offer.kind, offer.size, offer.flows) == ("floats", (16, 16), ["text_to_image"])
+        for name, sentence in {
+            "prompted.ckpt": "give CLIP", "absorbing.safetensors": "--codec FILE", "cut.pth": "cut.pth", "words.pt": "words.pt"
+        }.items():  # fmt: skip
+            failed = ended(service.submit(Draw(name, prompts=("a red circle",)), user="a"))
+            assert failed.state == "failed"
+            assert sentence in failed.error
+            assert "nobody expected" not in failed.error
+            assert str(tmp_path) not in failed.error
+        for name in ("outside.pth", "link.pth", "../outside.pth", str(tmp_path / "prompted.ckpt"), "far/../prompted.ckpt"):
+            with pytest.raises(UsageError, match="unknown model"):
+                service.submit(Draw(name, prompts=("a red circle",)), user="a")
+    finally:
+        service.close()
 
 
 def test_control_characters_are_shown() -> None:

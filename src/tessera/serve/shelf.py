@@ -6,13 +6,14 @@ A model is loaded when it is first asked for, and the one that was used longest 
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tessera.checkpoints.registry import card_of
 from tessera.errors import TesseraError, UsageError, suggest
 from tessera.model_folder import DESCRIPTION, bundled, read_description
+from tessera.part_description import CONFIG
 from tessera.sources import PIPELINE
 
 if TYPE_CHECKING:
@@ -20,13 +21,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Offer", "Shelf"]
 
+CHECKPOINTS = (".pth", ".pt", ".ckpt", ".th", ".safetensors")
+"""Endings of files of others."""
+
 
 @dataclass(frozen=True)
 class Offer:
     """A model that can be asked for.
 
-    name: that it is asked for by. place: its folder or file. about: its description, where it can be read without loading it, and empty of
-    released files.
+    name: that it is asked for by. place: its folder or file. about: its description, or what of it is used here; empty of files of others
+    until they are loaded.
     """
 
     name: str
@@ -92,7 +96,12 @@ class Shelf:
         if name not in self._loaded:
             while len(self._loaded) >= self.room:
                 self._loaded.popitem(last=False)
-            self._loaded[name] = load(offer.place, self.device)
+            try:
+                self._loaded[name] = load(offer.place, self.device)
+            except TesseraError as error:  # where it lies is nobody's business
+                raise type(error)(str(error).replace(str(offer.place), name)) from None
+            if not offer.about:
+                self.offers[name] = replace(offer, about=_about(self._loaded[name]))
         self._loaded.move_to_end(name)
         return self._loaded[name]
 
@@ -109,8 +118,17 @@ def _offer(name: str, place: Path) -> Offer:
     return Offer(name, place, read_description(place) if (place / DESCRIPTION).is_file() else {})
 
 
+def _about(model: Model) -> dict[str, Any]:
+    """Of a description what `Offer` reads."""
+    flows = {name: {"kind": flow.kind} for name, flow in model.flows.items()}
+    return {"flows": flows, "size": list(model.size), "defaults": asdict(model.defaults)}
+
+
 def _found(folder: Path) -> list[Offer]:
-    """Model folders and released files in `folder`, and model folders one level below. Symbolic links out of it are not followed."""
+    """Model folders and checkpoints in `folder` and in folders of it that are none themselves. Symbolic links out of it are not followed.
+
+    What a checkpoint is, and whether it can be drawn with, is said when it is asked for: to know that takes torch, and a page that waits.
+    """
     if not folder.is_dir():
         raise UsageError(f"there is no folder {folder}: --models names a folder with models")
     root = folder.resolve()
@@ -120,11 +138,13 @@ def _found(folder: Path) -> list[Offer]:
         name = path.relative_to(folder).as_posix()
         if (path / DESCRIPTION).is_file():
             offers.append(_offer(name, path))
-        elif (path / PIPELINE).is_file() or (path.is_file() and path.parent == folder and _is_model_file(path)):
+        elif (path / PIPELINE).is_file() or (path.is_file() and _is_checkpoint(path)):
             offers.append(Offer(name, path))
     return offers
 
 
-def _is_model_file(path: Path) -> bool:
+def _is_checkpoint(path: Path) -> bool:
+    """Whether a file may hold a model: by its ending, unless it is known for something else or belongs to the folder that it is in."""
     card = card_of(path)
-    return card is not None and card.kind == "model"
+    inside = any((path.parent / name).is_file() for name in (DESCRIPTION, PIPELINE, CONFIG))
+    return path.suffix in CHECKPOINTS and (card is None or card.kind == "model") and not inside
