@@ -1,5 +1,6 @@
 """The page as a user has it: real clicks in Chromium, on a model that draws in moments."""
 
+import io
 import re
 import threading
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ pytest.importorskip("gradio", reason="gradio is not installed")
 if not CHROMIUM.is_file():
     pytest.skip(f"there is no {CHROMIUM}: apt-get install chromium", allow_module_level=True)
 
-from playwright.sync_api import Browser, Page, expect  # noqa: E402
+from playwright.sync_api import Browser, BrowserContext, Page, expect  # noqa: E402
 
 expect.set_options(timeout=PATIENCE)
 
@@ -28,18 +29,32 @@ def browser() -> Iterator[Browser]:
         made.close()
 
 
-@pytest.fixture
-def page(browser: Browser, address: str) -> Iterator[Page]:
-    """A page of its own; whatever it asks of another machine fails the test."""
-    context = browser.new_context(viewport={"width": 1280, "height": 1000})
-    made = context.new_page()
+@pytest.fixture(scope="module")
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    """One visitor, whose browser has the page's scripts in store."""
+    made = browser.new_context(viewport={"width": 1280, "height": 1000})
     made.set_default_timeout(PATIENCE)
+    yield made
+    made.close()
+
+
+def opened(context: BrowserContext, address: str) -> Page:
+    made = context.new_page()
+    made.goto(address)
+    made.wait_for_selector("#generate")
+    return made
+
+
+@pytest.fixture
+def page(context: BrowserContext, address: str) -> Iterator[Page]:
+    """A page of its own; whatever it asks of another machine fails the test."""
+    made = context.new_page()
     asked: list[str] = []
     made.on("request", lambda request: asked.append(request.url))
     made.goto(address)
     made.wait_for_selector("#generate")
     yield made
-    context.close()
+    made.close()
     elsewhere = [url for url in asked if not url.startswith((address, "data:", "blob:"))]
     assert asked
     assert elsewhere == []
@@ -54,6 +69,28 @@ def generate(page: Page, prompt: str, number: int = 1, seed: str = "") -> None:
     page.fill("#number input[type=number]", str(number))
     page.fill("#seed input, #seed textarea", seed)
     page.click("#generate")
+
+
+def paint(page: Page, easel: str) -> None:
+    """A stroke over the middle."""
+    box = page.locator(f"{easel} canvas").first.bounding_box()
+    assert box is not None
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    assert y < 1000, "the picture is out of sight"
+    page.mouse.move(x - 40, y)
+    page.mouse.down()
+    page.mouse.move(x + 40, y, steps=10)
+    page.mouse.up()
+
+
+def blended(page: Page) -> bytes:
+    """The pixels that Blend makes next."""
+    shown = page.locator("#blend-gallery .thumbnail-lg img")
+    before = shown.get_attribute("src") if shown.count() else ""
+    page.click("#blend-go")
+    expect(shown).not_to_have_attribute("src", before or "")
+    with Image.open(io.BytesIO(page.request.get(shown.get_attribute("src") or "").body())) as picture:
+        return picture.tobytes()
 
 
 def slow(page: Page, steps: int = 20, size: str = "128x128") -> None:
@@ -90,20 +127,50 @@ def test_markup_and_control_characters_are_shown_and_do_nothing(page: Page) -> N
     assert page.evaluate("window.harmed") is False
 
 
-@pytest.mark.parametrize(
-    ("prompt", "seed", "sentence"),
-    [
-        ("", "", "prompt"),
-        ("a" * 100_000, "", "characters"),
-        ("a red circle", "-5", "whole number"),
-        ("a red circle", "9" * 40, "whole number"),
-    ],
-)
-def test_mistakes_get_a_sentence_where_the_user_looks(page: Page, prompt: str, seed: str, sentence: str) -> None:
-    generate(page, prompt, seed=seed)
-    expect(page.locator("#status .tessera-error")).to_contain_text(sentence)
-    generate(page, "a red circle")
-    expect(page.locator("#gallery .thumbnail-lg")).to_have_count(1)
+def test_mistakes_get_a_sentence_where_the_user_looks(page: Page) -> None:
+    said = page.locator("#status .tessera-error")
+    for prompt, number, seed, sentence in (
+        ("", 1, "", "The prompt is empty"),
+        ("a" * 100_000, 1, "", "characters"),
+        ("a red circle", 1, "-5", "whole number"),
+        ("a red circle", 1, "9" * 40, "not a whole number"),
+    ):
+        generate(page, prompt, number, seed)
+        expect(said).to_contain_text(sentence)
+    page.click("#settings button >> nth=0")
+    for steps in ("-5", "1000000"):
+        page.fill("#steps input[type=number]", steps)
+        generate(page, "a red circle")
+        expect(said).to_contain_text(f"Steps must be a whole number from 0 to 1000, not {steps}")
+    page.fill("#steps input[type=number]", "2")
+    generate(page, "a red circle", 10**6)  # which the slider makes 16 before it is sent
+    expect(page.locator("#number input[type=number]")).to_have_value("16")
+    expect(page.locator("#gallery .thumbnail-lg")).to_have_count(16)
+
+
+def test_a_picture_by_the_keyboard_alone(page: Page) -> None:
+    """The prompt has the focus when the page opens; from there Tab leads to the buttons, and Shift+Enter draws too."""
+
+    def until(name: str) -> None:
+        for _ in range(40):
+            page.keyboard.press("Tab")
+            if page.evaluate("document.activeElement.id") == name:
+                return
+        raise AssertionError(f"Tab does not lead to {name}")
+
+    expect(page.locator("#prompt textarea")).to_be_focused()
+    page.keyboard.press("ControlOrMeta+a")
+    page.keyboard.type("a blue circle")
+    until("generate")
+    page.keyboard.press("Enter")
+    expect(page.locator("#gallery .thumbnail-lg")).to_have_count(4)
+    slow(page)
+    page.locator("#prompt textarea").focus()
+    page.keyboard.press("Shift+Enter")
+    expect(page.locator("#status")).to_contain_text("step")
+    until("stop")
+    page.keyboard.press("Space")
+    expect(page.locator("#status")).to_contain_text("Stopped")
 
 
 def test_stop_ends_a_run_in_its_middle(page: Page) -> None:
@@ -130,9 +197,7 @@ def test_a_reload_in_the_middle_leaves_the_server_free(page: Page, address: str)
 
 
 def test_two_users_at_once_get_their_own(page: Page, browser: Browser, address: str) -> None:
-    other = browser.new_context().new_page()
-    other.goto(address)
-    other.wait_for_selector("#generate")
+    other = opened(browser.new_context(), address)
     generate(page, "a red circle", number=2, seed="1")
     generate(other, "a blue square", number=3, seed="2")
     for one, count, prompt, seed in ((page, 2, "a red circle", "seed 1"), (other, 3, "a blue square", "seed 2")):
@@ -181,10 +246,25 @@ def test_a_model_of_four_flows_has_four_more_tabs(page: Page) -> None:
     page.fill("#rewrite-words textarea", "a red circle")
     page.click("#rewrite-go")
     expect(page.locator("#rewrite-status")).to_contain_text("2 texts in")
-    tab(page, "Blend")
+    tab(page, "Make")
+    page.click("#do-reword")
+    page.wait_for_selector("#reword-source img")
+    page.click("#reword-go")
+    expect(page.locator("#reword-status .tessera-error")).to_contain_text("no words to take out or to put in")
+    page.fill("#reword-remove textarea, #reword-remove input", "circle")
+    page.fill("#reword-add textarea, #reword-add input", "blue")
+    page.click("#reword-go")
+    expect(page.locator("#reword-status")).to_contain_text("2 pictures in")
+    tab(page, "Make")
+    page.click("#do-blend")
     page.fill("#blend-words textarea", "a blue square")
-    page.click("#blend-go")
-    expect(page.locator("#blend-status")).to_contain_text("2 pictures in")
+    page.fill("#blend-seed textarea, #blend-seed input", "7")
+    page.fill("#blend-number input[type=number]", "1")
+    page.wait_for_selector("#blend-first canvas")
+    first = blended(page)
+    assert blended(page) == first
+    paint(page, "#blend-first")
+    assert blended(page) != first
 
 
 def test_edit_repaints_what_is_painted_over(page: Page) -> None:
@@ -195,14 +275,7 @@ def test_edit_repaints_what_is_painted_over(page: Page) -> None:
     expect(page.locator("#edit-status")).to_contain_text("32x32")
     page.click("#edit-go")
     expect(page.locator("#edit-status .tessera-error")).to_contain_text("Nothing is painted over")
-    box = page.locator("#easel canvas").first.bounding_box()
-    assert box is not None
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    assert y < 1000, "the picture is out of sight"
-    page.mouse.move(x - 40, y)
-    page.mouse.down()
-    page.mouse.move(x + 40, y, steps=10)
-    page.mouse.up()
+    paint(page, "#easel")
     page.fill("#edit-prompt textarea", "a blue square")
     page.click("#edit-go")
     expect(page.locator("#edit-gallery .thumbnail-lg, #edit-gallery img").first).to_be_visible()
@@ -282,29 +355,29 @@ def test_a_phone_needs_no_sideways_scrolling(browser: Browser, address: str) -> 
 
 
 def test_every_control_has_a_name(page: Page) -> None:
-    for name in ("Make", "Edit", "Compare", "Watch", "Enlarge"):
-        tab(page, name)
+    page.click("#model input")
+    page.get_by_role("option", name="tiny-four", exact=True).click()
+    expect(page.get_by_role("tab", name="Rewrite", exact=True)).to_be_visible()
+    page.click("#settings button >> nth=0")
+    for name in page.locator("[role=tablist] [role=tab]").all_inner_texts():
+        page.get_by_role("tab", name=name, exact=True).first.click()
         nameless = page.evaluate(
-            """() => [...document.querySelectorAll('input, textarea, select')].filter(one =>
+            """() => [...document.querySelectorAll('input, textarea, select, button')].filter(one =>
                 one.offsetParent !== null && one.type !== 'file' && !one.labels?.length && !one.getAttribute('aria-label')
-                && !one.getAttribute('aria-labelledby') && !one.closest('label')).map(one => one.outerHTML.slice(0, 200))"""
+                && !one.getAttribute('aria-labelledby') && !one.title && !one.innerText && !one.closest('label'))
+                .map(one => one.outerHTML.slice(0, 200))"""
         )
         assert nameless == [], name
 
 
-def test_eight_pages_at_once(browser: Browser, address: str) -> None:
+def test_eight_pages_at_once(context: BrowserContext, address: str) -> None:
     """All are served, each with its own pictures."""
-    contexts = [browser.new_context() for _ in range(8)]
-    pages = [context.new_page() for context in contexts]
-    for page in pages:
-        page.goto(address)
-    for page in pages:
-        page.wait_for_selector("#generate")
+    pages = [opened(context, address) for _ in range(8)]
     for number, page in enumerate(pages):
         generate(page, f"a {['red', 'blue'][number % 2]} circle", seed=str(100 + number))
     for number, page in enumerate(pages):
         expect(page.locator("#status")).to_contain_text(f"seed {100 + number}")
         expect(page.locator("#gallery .thumbnail-lg")).to_have_count(1)
-    for context in contexts:
-        context.close()
+    for page in pages:
+        page.close()
     assert threading.active_count() < 50

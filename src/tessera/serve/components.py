@@ -5,15 +5,12 @@ Gradio itself would decode pictures before anybody looked at their size, and ans
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import gradio as gr
 
-from tessera.serve.limits import LIMITS
-
-__all__ = ["Choice", "Easel", "Painted", "Pictures", "Range", "Steps", "Upload", "Wrong", "easel", "pictures", "upload"]
+__all__ = ["Choice", "Easel", "Painted", "Pictures", "Range", "Typed", "Upload", "Wrong", "easel", "pictures", "upload"]
 
 
 @dataclass(frozen=True)
@@ -32,27 +29,34 @@ class Painted:
 
 
 class Range(gr.Slider):
-    """A number, moved or typed. Handlers get it, a whole one as int, or `Wrong`."""
-
-    most: ClassVar[float] = -math.inf
-    """That may be typed, where it is more than the end of the slider."""
+    """A number of a range that can be looked over. Handlers get it, a whole one as int, or `Wrong`."""
 
     def get_block_name(self) -> str:
         return "slider"
 
     def preprocess(self, payload: Any) -> Any:
-        whole, most = isinstance(self.step, int), max(self.maximum, self.most)
-        number = isinstance(payload, int | float) and not isinstance(payload, bool)
-        if number and self.minimum <= payload <= most and not (whole and payload != int(payload)):
-            return int(payload) if whole else float(payload)
-        given = "" if payload is None or payload == "" else f", not {str(payload)[:40]}"
-        return Wrong(f"{self.label} must be a {'whole ' if whole else ''}number from {self.minimum:g} to {most:g}{given}")
+        return checked(self, payload)
 
 
-class Steps(Range):
-    """Steps of sampling; more than a slider can be set to may be typed."""
+class Typed(gr.Number):
+    """A number of a wide range. Handlers get it, a whole one as int, or `Wrong`."""
 
-    most = LIMITS.steps
+    def get_block_name(self) -> str:
+        return "number"
+
+    def preprocess(self, payload: Any) -> Any:
+        return checked(self, payload)
+
+
+def checked(component: Range | Typed, payload: Any) -> int | float | Wrong:
+    """The number if it is one of the component's."""
+    whole = isinstance(component.step, int)
+    lowest, highest = component.minimum, component.maximum
+    number = isinstance(payload, int | float) and not isinstance(payload, bool)
+    if number and lowest <= payload <= highest and not (whole and payload != int(payload)):
+        return int(payload) if whole else float(payload)
+    given = "" if payload is None or payload == "" else f", not {str(payload)[:40]}"
+    return Wrong(f"{component.label} must be a {'whole ' if whole else ''}number from {lowest:g} to {highest:g}{given}")
 
 
 class Choice(gr.Dropdown):

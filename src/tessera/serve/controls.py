@@ -10,7 +10,8 @@ import gradio as gr
 
 from tessera.errors import UsageError
 from tessera.registry import FLOAT_SAMPLERS, TOKEN_SAMPLERS
-from tessera.serve.components import Choice, Range, Steps
+from tessera.serve.components import Choice, Range, Typed
+from tessera.serve.limits import LIMITS
 from tessera.serve.shelf import Offer, Shelf
 
 __all__ = ["Settings", "parse_seed", "parse_size", "sampling", "usual"]
@@ -68,7 +69,7 @@ class Settings:
     model: Choice
     method: gr.Dropdown
     sampler: gr.Dropdown
-    steps: Steps
+    steps: Typed
     guidance: Range
     truncation: gr.Textbox
     temperature: Range
@@ -97,7 +98,10 @@ class Settings:
                     _samplers(first), value=own["sampler"], label="Sampler", allow_custom_value=True, elem_id="sampler",
                     info="The order of the steps. Options follow a colon: purity:weight=2.",
                 )  # fmt: skip
-                steps = Steps(0, 250, value=own["steps"] or 0, step=1, label="Steps", info="0 is all of the model's.", elem_id="steps")
+                steps = Typed(
+                    own["steps"] or 0, minimum=0, maximum=LIMITS.steps, step=1, label="Steps", info="0 is all of the model's.",
+                    elem_id="steps",
+                )  # fmt: skip
             with gr.Row():
                 guidance = Range(
                     0, 15, value=own["guidance"], step=0.1, label="Guidance", info="More follows the prompt more closely; 1 is none.",
