@@ -189,6 +189,15 @@ def test_safetensors(tmp_path: Path) -> None:
     assert all(same(archive.tree[name], tensor) for name, tensor in tensors.items())
 
 
+def test_safetensors_whose_header_is_as_long_as_the_first_byte_of_a_pickle(tmp_path: Path) -> None:
+    for spaces in range(256):
+        save_file({"a": torch.ones(2)}, tmp_path / "a.safetensors", {"note": " " * spaces})
+        if (tmp_path / "a.safetensors").read_bytes()[0] == 0x80:
+            break
+    assert (tmp_path / "a.safetensors").read_bytes()[0] == 0x80
+    assert read_archive(tmp_path / "a.safetensors").states()[""]["a"].shape == (2,)
+
+
 def test_a_zip_that_was_packed_again_with_compression(tmp_path: Path) -> None:
     content = torch.arange(3000.0).reshape(1000, 3)
     save(content[500:], tmp_path / "a.pth")

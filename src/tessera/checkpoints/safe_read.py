@@ -78,7 +78,7 @@ def read_archive(path: Path) -> Archive:
 def _contents(path: Path, head: bytes) -> Contents:
     if head[:2] == b"PK":
         return read_zip(path)
-    if head[:1] == b"\x80":
+    if head[:1] == b"\x80" and head[4:9] != b"\0\0\0\0{":  # the length of a header of safetensors can begin so too
         return read_legacy(path)
     if head[8:9] == b"{" and not _is_text(head[:8]):
         return Contents("safetensors", read_safetensors(path), frozenset())
