@@ -1,6 +1,10 @@
 """CLIP with both towers, from its own description, from a folder in transformers' layout and from files in OpenAI's layout."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tessera.contexts.clip_joint import JointCLIP, load_clip
+from tessera.contexts.joint import standardise
 from tessera.errors import TesseraError, UsageError
 from tessera.registry import CONTEXTS, build
 
@@ -23,6 +28,25 @@ def clip(merges: list[str] | None = MERGES, **changes) -> JointCLIP:
     for name, value in encoder.clip.named_parameters():  # gains and biases that matter
         value.data += torch.randn_like(value) * (0.1 if name != "logit_scale" else 0)
     return encoder.eval()
+
+
+def in_transformers(encoder: JointCLIP) -> Any:
+    """transformers' own model of the same weights."""
+    from transformers import CLIPConfig, CLIPModel
+
+    towers = {}
+    for name, sizes in (("text_config", encoder.config["text"]), ("vision_config", encoder.config["image"])):
+        towers[name] = {
+            "hidden_size": sizes["width"], "intermediate_size": 4 * sizes["width"], "num_hidden_layers": sizes["layers"],
+            "num_attention_heads": sizes["heads"], "hidden_act": encoder.config["activation"],
+        }  # fmt: skip
+    text, image = encoder.config["text"], encoder.config["image"]
+    towers["text_config"] |= {"vocab_size": text["vocabulary"], "max_position_embeddings": text["length"]}
+    towers["text_config"] |= {"bos_token_id": text["vocabulary"] - 2, "eos_token_id": text["vocabulary"] - 1}
+    towers["vision_config"] |= {"image_size": image["size"], "patch_size": image["patch"]}
+    model = CLIPModel(CLIPConfig(**towers, projection_dim=encoder.config["width"])).eval()
+    model.load_state_dict(encoder.clip.state_dict())
+    return model
 
 
 def openai_state(encoder: JointCLIP) -> dict[str, torch.Tensor]:
@@ -112,15 +136,25 @@ def _module(state: dict[str, torch.Tensor]) -> nn.Module:
     return root
 
 
-def test_a_folder_in_transformers_layout(tmp_path):
-    made = clip()
-    made.clip.save_pretrained(tmp_path)
+@pytest.mark.parametrize("layout", ["whole", "shards", "pickled"])
+def test_a_folder_in_transformers_layout_computes_what_transformers_does(tmp_path: Path, layout: str) -> None:
+    made = clip(activation="gelu" if layout == "shards" else "quick_gelu")
+    theirs = in_transformers(made)
+    theirs.save_pretrained(tmp_path, **({"max_shard_size": "300KB"} if layout == "shards" else {}))
+    if layout == "shards":
+        assert (tmp_path / "model.safetensors.index.json").is_file()
+    if layout == "pickled":
+        torch.save(theirs.state_dict(), tmp_path / "pytorch_model.bin")
+        (tmp_path / "model.safetensors").unlink()
     (tmp_path / "merges.txt").write_text("\n".join(["#version: 0.2", *MERGES]))
     encoder = load_clip(str(tmp_path))
     assert encoder.config == made.config
-    image = torch.rand(1, 3, 12, 12)
-    assert torch.equal(encoder.encode_image(image), made.encode_image(image))
-    assert torch.equal(encoder.encode_text(["a red cat"]), made.encode_text(["a red cat"]))
+    texts, image = ["a red cat", ""], torch.rand(2, 3, 12, 12) * 2 - 1
+    with torch.no_grad():
+        seen = theirs.get_image_features(pixel_values=standardise(image))
+        read = theirs.get_text_features(input_ids=encoder.tokenize(texts))
+    torch.testing.assert_close(encoder.encode_image(image), seen.pooler_output, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(encoder.encode_text(texts), read.pooler_output, atol=1e-6, rtol=1e-5)
 
 
 def test_only_pixels_have_a_gradient():
@@ -167,15 +201,32 @@ def test_a_folder_that_lacks_something_is_not_filled_up_with_random_numbers(tmp_
     from transformers import CLIPTextModelWithProjection
 
     whole, half = tmp_path / "whole", tmp_path / "half"
-    CLIPTextModelWithProjection(clip().clip.config.text_config).save_pretrained(half)
+    CLIPTextModelWithProjection(in_transformers(clip()).config.text_config).save_pretrained(half)
     with pytest.raises(UsageError, match=r"is no CLIP with text and image tower.* it is 'clip_text_model'"):
         load_clip(str(half))
-    clip().clip.save_pretrained(whole)
+    in_transformers(clip()).save_pretrained(whole)
     weights = load_file(whole / "model.safetensors")
     del weights["visual_projection.weight"]
     save_file(weights, whole / "model.safetensors", {"format": "pt"})
     with pytest.raises(UsageError, match=r"visual_projection\.weight is missing"):
         load_clip(str(whole))
+    config = json.loads((whole / "config.json").read_text())
+    for change, message in (
+        ({"projection_dim": 17}, "text_projection.weight has shape|visual_projection"),
+        ({"text_config": config["text_config"] | {"hidden_act": "relu9"}}, "relu9"),
+    ):
+        (whole / "config.json").write_text(json.dumps(config | change))
+        with pytest.raises(UsageError, match=message):
+            load_clip(str(whole))
+    (whole / "model.safetensors").unlink()
+    with pytest.raises(UsageError, match=r"neither model\.safetensors nor pytorch_model\.bin"):
+        load_clip(str(whole))
+
+
+def test_it_needs_no_transformers() -> None:
+    code = f"import sys; from tessera.contexts.clip_joint import JointCLIP; JointCLIP({TEXT}, {IMAGE}, 16)"
+    code += "; sys.exit('transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_wrong_arguments(tmp_path):

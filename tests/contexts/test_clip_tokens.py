@@ -15,7 +15,7 @@ from tessera.families.versatile.parts_checkpoint import clip_config, load_part_s
 from tessera.part_folder import load_part, save_part
 from tessera.pictures import PictureLimits, as_tensor
 from tessera.registry import CONTEXTS, build
-from tests.contexts.test_clip_joint import IMAGE, MERGES, TEXT
+from tests.contexts.test_clip_joint import IMAGE, MERGES, TEXT, in_transformers
 
 IMAGES = torch.rand(2, 3, 12, 12, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
@@ -120,7 +120,7 @@ def test_it_is_saved_and_read_again(tmp_path):
 
 def test_a_folder_in_the_layout_of_transformers(tmp_path):
     encoder = clip()
-    encoder.clip.save_pretrained(tmp_path)
+    in_transformers(encoder).save_pretrained(tmp_path)
     (tmp_path / "merges.txt").write_text("\n".join(["#version: 0.2", *MERGES]) + "\n")
     again = load_clip_tokens(tmp_path)
     torch.testing.assert_close(again(["red cat"]).embeddings, encoder(["red cat"]).embeddings)

@@ -23,7 +23,7 @@ from tessera.registry import NETWORKS, build
 from tessera.training.flow_making import make
 from tessera.training.recipe import FlowRecipe, NullPromptRecipe, load_recipe
 from tessera.training.run import train
-from tests.contexts.test_clip_joint import MERGES, VOCABULARY
+from tests.contexts.test_clip_joint import MERGES, VOCABULARY, in_transformers
 from tests.data.shard_making import archive, captioned
 from tests.tiny_floats import tiny_float_model
 from tests.training.test_resume import final_state, same_state, wait_for_lines
@@ -223,7 +223,7 @@ def test_what_has_no_prompt_to_leave_out(trained: Path, folder: Path, tmp_path: 
 def test_a_clip_from_elsewhere(folder: Path, tmp_path: Path) -> None:
     """A folder in transformers' layout is a context encoder; a name that means nothing is one sentence."""
     encoder = clip()
-    encoder.clip.save_pretrained(tmp_path / "hf")
+    in_transformers(encoder).save_pretrained(tmp_path / "hf")
     (tmp_path / "hf" / "merges.txt").write_bytes(encoder.extra_files()["merges.txt"])
     given = {"model.context": str(tmp_path / "hf")}
     task = make(load_recipe(RECIPES / "cc12m.yaml", first(folder, tmp_path, **given)), 32)

@@ -15,7 +15,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tessera.checkpoints.safe_read import StoredTensor, Tensors, read_archive
 from tessera.contexts.clip import MERGES_FILE, pretrained_merges
+from tessera.contexts.clip_towers import CLIPTowers
 from tessera.contexts.joint import JointEncoder, needed, standardise
 from tessera.contexts.tokenizer import ClipTokenizer, read_merges
 from tessera.errors import UsageError
@@ -23,8 +25,12 @@ from tessera.nn.initialisation import without_initialisation
 from tessera.part_description import CONFIG
 from tessera.part_folder import load_part
 from tessera.registry import CONTEXTS
+from tessera.tensor_index import SUFFIX, index_name, tensor_files
 
 __all__ = ["JointCLIP", "load_clip"]
+
+SAFE, PICKLED = "model.safetensors", "pytorch_model.bin"
+"""Weights in transformers' layout."""
 
 
 class JointCLIP(JointEncoder):
@@ -35,7 +41,7 @@ class JointCLIP(JointEncoder):
         image: size (side in pixels), patch, layers, width, heads of the image tower. Either: hidden, the features inside its MLPs,
             if they are not 4 times its width.
         width: D, features of the embeddings.
-        activation: between the two layers of an MLP, by transformers' name; OpenAI's models have "quick_gelu".
+        activation: between the two layers of an MLP, one of `clip_towers.ACTIVATIONS`; OpenAI's models have "quick_gelu".
         merges: of the tokenizer. Without them pictures can be encoded, but no words; see `CLIPText`.
     """
 
@@ -49,8 +55,6 @@ class JointCLIP(JointEncoder):
         activation: str = "quick_gelu",
         merges: Sequence[str] | None = None,
     ) -> None:
-        from transformers import CLIPConfig, CLIPModel
-
         super().__init__()
         for tower, sizes in (("text", text), ("image", image)):
             if sizes["width"] % sizes["heads"]:
@@ -65,16 +69,7 @@ class JointCLIP(JointEncoder):
             "activation": activation,
         }
         self.size, self.width = image["size"], width
-        self.clip = CLIPModel(
-            CLIPConfig(
-                text_config={
-                    **_tower(text, activation, width), "vocab_size": text["vocabulary"], "max_position_embeddings": text["length"],
-                    "bos_token_id": text["vocabulary"] - 2, "eos_token_id": text["vocabulary"] - 1, "pad_token_id": 0,
-                },
-                vision_config={**_tower(image, activation, width), "image_size": image["size"], "patch_size": image["patch"]},
-                projection_dim=width,
-            )
-        )  # fmt: skip
+        self.clip = CLIPTowers(text, image, width, activation)
         self.clip.requires_grad_(False).eval()
         self.tokenizer: ClipTokenizer | None = None
         if merges is not None:
@@ -108,12 +103,12 @@ class JointCLIP(JointEncoder):
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "b d"]:
         """One embedding per text. Warns (`PromptTruncated`) of what was cut. UsageError without a tokenizer."""
-        return self.clip.text_projection(self.clip.text_model(input_ids=self.tokenize(texts).to(self.device)).pooler_output)
+        return self.clip.encode_text(self.tokenize(texts).to(self.device))
 
     def encode_image(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
         if image.shape[2:] != (self.size, self.size):
             raise UsageError(f"this CLIP sees pictures of {self.size}x{self.size}, not {image.shape[3]}x{image.shape[2]}")
-        return self.clip.visual_projection(self.clip.vision_model(pixel_values=standardise(image)).pooler_output)
+        return self.clip.encode_image(standardise(image))
 
     def extra_files(self) -> dict[str, bytes]:
         if self.tokenizer is None:
@@ -124,13 +119,6 @@ class JointCLIP(JointEncoder):
         path = Path(folder) / MERGES_FILE
         if path.is_file():
             self.use_merges(read_merges(path))
-
-
-def _tower(sizes: Mapping[str, int], activation: str, width: int) -> dict[str, Any]:
-    return {
-        "hidden_size": sizes["width"], "intermediate_size": sizes.get("hidden", 4 * sizes["width"]), "num_hidden_layers": sizes["layers"],
-        "num_attention_heads": sizes["heads"], "hidden_act": activation, "projection_dim": width,
-    }  # fmt: skip
 
 
 def load_clip(source: str | Path, merges: str | Path | None = None, made: type[JointCLIP] = JointCLIP) -> JointEncoder:
@@ -168,21 +156,19 @@ def _from_file(path: Path, made: type[JointCLIP]) -> JointCLIP:
 
 
 def _from_pretrained(source: str, made: type[JointCLIP]) -> JointCLIP:
-    from transformers import CLIPConfig, CLIPModel
+    from huggingface_hub.errors import HfHubHTTPError
+    from transformers import CLIPConfig
 
     expected = f"{source!r} is no CLIP with text and image tower: expected OpenAI's file, a folder in transformers' layout or a hub id"
     try:
         found = CLIPConfig.get_config_dict(source)[0].get("model_type")
-        if found != "clip":  # transformers would fill up what is missing with random numbers
+        if found != "clip":
             raise UsageError(f"{expected}; it is {found!r}")
-        model, report = CLIPModel.from_pretrained(source, output_loading_info=True, dtype=torch.float32)
-    except UsageError:
-        raise
-    except (OSError, ValueError, RuntimeError) as error:
+        config = CLIPConfig.from_pretrained(source)
+        stored = _stored(Path(source))
+    except (OSError, ValueError, HfHubHTTPError) as error:
         raise UsageError(f"{expected} ({(str(error).splitlines() or [type(error).__name__])[0]})") from None
-    if missing := sorted(report["missing_keys"]) or sorted(map(str, report["mismatched_keys"])):
-        raise UsageError(f"{expected}; {missing[0]} is missing")
-    text, image = model.config.text_config, model.config.vision_config
+    text, image = config.text_config, config.vision_config
     if text.intermediate_size != 4 * text.hidden_size or image.intermediate_size != 4 * image.hidden_size:
         raise UsageError(f"{source!r} is a CLIP of another architecture: the hidden layer of its MLPs is not 4 times as wide as they are")
     with without_initialisation():
@@ -195,8 +181,32 @@ def _from_pretrained(source: str, made: type[JointCLIP]) -> JointCLIP:
                 "size": image.image_size, "patch": image.patch_size, "layers": image.num_hidden_layers, "width": image.hidden_size,
                 "heads": image.num_attention_heads,
             },
-            width=model.config.projection_dim,
+            width=config.projection_dim,
             activation=text.hidden_act,
         )  # fmt: skip
-    encoder.clip.load_state_dict(model.state_dict())
+    tensors = Tensors(stored)
+    for name, value in encoder.clip.state_dict().items():
+        if name not in stored:
+            raise UsageError(f"{expected}; {name} is missing")
+        if stored[name].shape != tuple(value.shape):
+            raise UsageError(f"{expected}; {name} has shape {list(stored[name].shape)}, which is not what its config.json says")
+        value.copy_(tensors[name])
     return encoder.eval()
+
+
+def _stored(folder: Path) -> dict[str, StoredTensor]:
+    """The tensors of a folder in transformers' layout, or of a repository of the hub, none of them read yet. OSError: there are none."""
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+
+        repository = str(folder)
+        folder = Path(snapshot_download(repository, allow_patterns=["config.json", f"model*{SUFFIX}", index_name(SAFE)]))
+        if not any((folder / name).is_file() for name in (SAFE, index_name(SAFE))):
+            folder = Path(snapshot_download(repository, allow_patterns=[PICKLED]))
+    if any((folder / name).is_file() for name in (SAFE, index_name(SAFE))):
+        files = tensor_files(folder, SAFE)
+    elif (folder / PICKLED).is_file():
+        files = [folder / PICKLED]
+    else:
+        raise FileNotFoundError(f"there is neither {SAFE} nor {PICKLED}")
+    return {name: tensor for file in files for state in read_archive(file).states().values() for name, tensor in state.items()}

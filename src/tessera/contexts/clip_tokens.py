@@ -57,7 +57,7 @@ class CLIPTokens(JointCLIP):
     @torch.no_grad()
     def read(self, ids: Int[Tensor, "b l"]) -> Float[Tensor, "b l d"]:
         """Tokens of tokenized texts; the end marker is the largest id."""
-        hidden = self.clip.text_projection(self.clip.text_model(input_ids=ids.to(self.device)).last_hidden_state)
+        hidden = self.clip.text_projection(self.clip.text_model(ids.to(self.device)))
         end = hidden[torch.arange(len(ids), device=hidden.device), ids.argmax(-1).to(hidden.device)]
         return hidden / end.norm(dim=-1, keepdim=True)[:, None]
 
@@ -74,9 +74,7 @@ class CLIPTokens(JointCLIP):
         if seen is not None and len(seen) != len(image):
             raise UsageError(f"{len(seen)} masks do not belong to {len(image)} pictures: give one of each")
         tower, weights = self.clip.vision_model, None if seen is None else self._weights(seen.to(image))
-        x = tower.embeddings(standardise(image))
-        x = tower.encoder(inputs_embeds=tower.pre_layrnorm(x if weights is None else x * weights)).last_hidden_state
-        z = self.clip.visual_projection(tower.post_layernorm(x))
+        z = self.clip.visual_projection(tower.post_layernorm(tower(standardise(image), weights)))
         z = z / z[:, :1].norm(dim=-1, keepdim=True)
         return z if weights is None else z * weights
 
@@ -171,7 +169,7 @@ class CLIPView(ContextEncoder):
                 raise UsageError(f"this flow takes {wanted}, not {given}")
         if self.of == "states":
             ids = self.whole.tokenize(["" if prompt is None else str(prompt) for prompt in prompts])
-            return Context(self.whole.clip.text_model(input_ids=ids.to(self.whole.device)).last_hidden_state)
+            return Context(self.whole.clip.text_model(ids.to(self.whole.device)))
         if self.of == "words":
             context: Context = self.whole(prompts)
             return context
