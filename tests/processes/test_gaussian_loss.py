@@ -132,6 +132,18 @@ def test_times_are_uniform(sampling: str) -> None:
     assert t.max() <= 1
 
 
+@pytest.mark.parametrize("config", SCHEDULES)
+def test_times_are_powers_of_uniform_ones(config: dict) -> None:
+    """P(t < x) = x^(1/power) between the first time that a network knows and 1."""
+    process = process_of(config)
+    loss, first = GaussianLoss(process, time_sampling="stratified", time_power=2.0), process.schedule.earliest
+    t = torch.cat([loss.draw_times(8, BatchDraws(seed, 8)) for seed in range(500)])
+    assert t.min() >= first
+    share = ((t - first) / (1 - first)).sqrt()
+    assert fits((share * 10).ceil().long().clamp(min=1) - 1, torch.full((10,), 0.1))
+    assert loss.config["time_power"] == 2.0
+
+
 def test_min_snr_weighs_as_published() -> None:
     t = torch.linspace(0.01, 1, 50, dtype=torch.float64)
     snr = PROCESS.log_snr(t).exp()
@@ -165,6 +177,7 @@ def test_it_comes_back_from_its_json() -> None:
         ({"parametrisation": "x_0", "objective": "eps"}, "for a network that predicts x_0"),
         ({"time_sampling": "stratifed"}, "did you mean 'stratified'"),
         ({"gamma": 0.0}, "above 0"),
+        ({"time_power": 0.0}, "time_power must be a number above 0"),
         ({"gamma": float("nan")}, "above 0"),
     ],
 )

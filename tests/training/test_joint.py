@@ -360,7 +360,11 @@ def test_it_starts_from_stable_diffusion_with_its_autoencoder_and_clip(tmp_path:
 def test_every_flow_learns_what_belongs_to_what() -> None:
     """Four pairs by heart, on different backgrounds: each flow errs less with what belongs to its data."""
     wider = {**JOINT["network"], "widths": [64], "data": {"text": {"positions": 4}}}  # groups of one or two features would all be ±1
-    task = task_of(flows={name: {"drop": 0.0} for name in FLOWS}, network=wider, denoising={"time_sampling": "stratified"})
+    task = task_of(
+        flows={name: {"drop": 0.0} for name in FLOWS},
+        network=wider,
+        denoising={data: {"time_sampling": "stratified"} for data in ("image", "text")},
+    )
     scenes = Scenes(seed=5)
     pictures, captions = scenes.batch(list({scenes.describe(index)[0].background: index for index in range(30)}.values()), 0)
     task.codecs["image"].train().reconstruct(to_picture(pictures))  # its linear start

@@ -97,6 +97,7 @@ class GaussianLoss(nn.Module):
         objective: whose squared error counts, or "min-snr"; None is the network's own.
         gamma: the SNR above which "min-snr" counts no more.
         time_sampling: "uniform", or "stratified": image i of B draws from (i/B, (i + 1)/B], which evens out the loss from step to step.
+        time_power: times are this power of uniform ones, above 1 more of them at little noise. The loss is not weighted back.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class GaussianLoss(nn.Module):
         objective: str | None = None,
         gamma: float = 5.0,
         time_sampling: str = "uniform",
+        time_power: float = 1.0,
     ) -> None:
         super().__init__()
         if parametrisation not in PARAMETRISATIONS:
@@ -117,14 +119,17 @@ class GaussianLoss(nn.Module):
             raise UsageError(suggest("time sampling", time_sampling, TIME_SAMPLING))
         if not 0 < gamma < float("inf"):
             raise UsageError(f"gamma of the min-SNR weight must be a number above 0, not {gamma}")
+        if not 0 < time_power < float("inf"):
+            raise UsageError(f"time_power must be a number above 0, not {time_power}")
         self.process, self.parametrisation, self.objective = process, parametrisation, objective
-        self.gamma, self.time_sampling = float(gamma), time_sampling
+        self.gamma, self.time_sampling, self.time_power = float(gamma), time_sampling, float(time_power)
 
     @property
     def config(self) -> dict[str, Any]:
         """JSON values of the constructor's arguments, the process excepted."""
         return {
             "parametrisation": self.parametrisation, "objective": self.objective, "gamma": self.gamma, "time_sampling": self.time_sampling,
+            "time_power": self.time_power,
         }  # fmt: skip
 
     def draw_times(self, batch: int, draws: Draws) -> Float[Tensor, " b"]:
@@ -134,6 +139,8 @@ class GaussianLoss(nn.Module):
             raise UsageError(f"the random draws are for {len(u)} images but the batch has {batch}")
         if self.time_sampling == "stratified":
             u = (u + torch.arange(batch - 1, -1, -1, dtype=u.dtype, device=u.device)) / batch
+        if self.time_power != 1:
+            u = 1 - (1 - u) ** self.time_power
         return 1 - u * (1 - self.process.schedule.earliest)
 
     def weight(self, t: Float[Tensor, " b"]) -> Float[Tensor, " b"]:

@@ -26,7 +26,7 @@ from tessera.processes.gaussian_loss import GaussianLoss
 from tessera.processes.gaussian_schedules import LinearBeta, make_gaussian_schedule
 from tessera.registry import CODECS, CONTEXTS, NETWORKS, build
 from tessera.training.joint_task import JointTask
-from tessera.training.recipe import JointRecipe
+from tessera.training.recipe import DenoisingLoss, JointRecipe
 
 __all__ = ["make"]
 
@@ -195,4 +195,4 @@ def _loss(recipe: JointRecipe, data: str, parametrisation: str, started: _Starte
     flow = None if started is None else started.of(data) or started.any
     given = recipe.processes.get(data) or ({} if flow is None else flow.process.schedule.config)
     process = GaussianProcess(make_gaussian_schedule(**{"kind": LinearBeta.KIND, **given}))
-    return GaussianLoss(process, parametrisation, **recipe.denoising.model_dump())
+    return GaussianLoss(process, parametrisation, **recipe.denoising.get(data, DenoisingLoss()).model_dump())

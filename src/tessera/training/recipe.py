@@ -218,6 +218,7 @@ class DenoisingLoss(Section):
     )
     gamma: float = Field(default=5.0, description="min-snr: the signal-to-noise ratio above which it counts no more", gt=0)
     time_sampling: Literal["uniform", "stratified"] = Field(default="uniform", description="how times are drawn")
+    time_power: float = Field(default=1.0, description="times are this power of uniform ones: above 1 more of them at little noise", gt=0)
 
 
 class FlowModel(Section):
@@ -310,7 +311,7 @@ class JointRecipe(Recipe):
     processes: dict[str, Part] = Field(
         default={}, description="by data type: the noise schedule; by default linear-beta, latent diffusion's"
     )
-    denoising: DenoisingLoss = Field(default=DenoisingLoss(), description="the loss")
+    denoising: dict[str, DenoisingLoss] = Field(default={}, description="by data type: the loss")
     reworded: bool = Field(default=False, description="flows from words to words learn other words for the same, where the data has some")
     gradients: dict[str, float] = Field(
         default={},
