@@ -93,7 +93,7 @@ def blended(page: Page) -> bytes:
         return picture.tobytes()
 
 
-def slow(page: Page, steps: int = 20, size: str = "128x128") -> None:
+def slow(page: Page, steps: int = 20, size: str = "256x256") -> None:
     """Settings with which the small model takes a while."""
     page.click("#settings button >> nth=0")
     page.fill("#steps input[type=number]", str(steps))
@@ -165,6 +165,7 @@ def test_a_picture_by_the_keyboard_alone(page: Page) -> None:
     page.keyboard.press("Enter")
     expect(page.locator("#gallery .thumbnail-lg")).to_have_count(4)
     slow(page)
+    page.fill("#number input[type=number]", "16")
     page.locator("#prompt textarea").focus()
     page.keyboard.press("Shift+Enter")
     expect(page.locator("#status")).to_contain_text("step")

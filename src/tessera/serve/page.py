@@ -98,7 +98,6 @@ def build(service: Service, kept: Kept, upscaler: Upscaler | None = None) -> gr.
         make.actions["edit"].click(to_edit, [make.chosen, settings.model], [tabs, edit.original, edit.easel, edit.message], **PRIVATE)
         make.actions["enlarge"].click(_to("enlarge"), make.chosen, [tabs, enlarge.source], **PRIVATE)
         make.actions["watch"].click(to_watch, make.chosen, [tabs, watch.prompt, watch.seed, *settings.values[1:]], **PRIVATE)
-        page.unload(_left(service))
     page.state_session_capacity = service.limits.sessions
     page.queue(default_concurrency_limit=service.limits.waiting, max_size=2 * service.limits.waiting, api_open=True)
     return page
@@ -107,10 +106,3 @@ def build(service: Service, kept: Kept, upscaler: Upscaler | None = None) -> gr.
 def _to(tab: str) -> Callable[[str | None], list[Any]]:
     """Opens a tab with the chosen picture."""
     return lambda path: [gr.Tabs(selected=tab), path]
-
-
-def _left(service: Service) -> Callable[[gr.Request], None]:
-    def leave(request: gr.Request) -> None:
-        service.leave(str(request.session_hash))
-
-    return leave

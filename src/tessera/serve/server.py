@@ -83,6 +83,8 @@ def application(service: Service, kept: Kept, auth: Auth | None = None, upscaler
         app, page, "/", footer_links=["api"], run_history=False, ssr_mode=False, mcp_server=False, enable_monitoring=False,
         show_error=False, max_file_size=service.limits.upload_bytes, theme=theme(), css=CSS, blocked_paths=[],
     )  # fmt: skip
+    # Browsers keep six connections to a server; with one for its heartbeat, which nothing here needs, the seventh tab would never open.
+    page.config["connect_heartbeat"] = False
     page.has_launched = True  # else gradio copies any file of the machine that a caller names into its own folder, and takes it as uploaded
     return Guard(app, service.limits, auth)
 

@@ -90,13 +90,6 @@ class Service:
         for job in jobs:
             job.cancel()
 
-    def leave(self, session: str) -> None:
-        """A page was closed: what its tabs asked for is cancelled. Users are named `<session>:<tab>`."""
-        with self._changed:
-            jobs = [job for job in self._jobs if job.user.startswith(f"{session}:")]
-        for job in jobs:
-            job.cancel()
-
     def warm(self, name: str) -> Job:
         """Loads a model before it is asked for."""
         return self.submit(Call(name), user="")
