@@ -29,6 +29,7 @@ from tessera.guidance.clip_guidance import clip_guided, clip_target, picture_emb
 from tessera.guidance.inpaint import Known, keep_floats
 from tessera.guidance.tiling import tiled_floats
 from tessera.guidance.weighted import mixing_weights, weighted
+from tessera.heap import give_back
 from tessera.pictures import open_picture
 from tessera.processes.gaussian import GaussianProcess
 from tessera.processes.gaussian_loss import GaussianLoss
@@ -136,6 +137,7 @@ class FloatFlow(Flow):
 
     def decode(self, latents: Float[Tensor, "b ..."], grid: tuple[int, ...]) -> Any:
         """Pictures, or texts, of latents."""
+        give_back()
         return self.codec.decode(latents)
 
     @property

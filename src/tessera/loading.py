@@ -17,6 +17,7 @@ from tessera.checkpoints.safe_read import read_archive
 from tessera.contexts.clip_joint import load_clip
 from tessera.errors import UsageError
 from tessera.float_flow import FloatFlow
+from tessera.heap import give_back
 from tessera.model import Model, torch_device
 from tessera.model_folder import DESCRIPTION
 from tessera.model_weights import chosen, read_model
@@ -59,7 +60,9 @@ def load(
     made: Any = read(locate(source), extras)
     if not isinstance(made, Model):
         raise UsageError(f"{source} holds a {made.config['kind']}, a part of models and no model: `tessera convert` makes a folder of it")
-    return made.to(target)
+    made = made.to(target)
+    give_back()
+    return made
 
 
 def read(place: Path, extras: Extras) -> Model | nn.Module:

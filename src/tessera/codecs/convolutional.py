@@ -18,6 +18,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tessera.codecs.strips import Rows, block_by_rows, enlarged, is_large, norm_by_rows
+from tessera.heap import give_back
+from tessera.nn.convolutions import overwrites
 
 __all__ = ["Decoder", "Encoder", "Layers"]
 
@@ -234,6 +236,8 @@ class Decoder(Half):
         for level in reversed(self.levels):
             assert isinstance(level, Level)
             for step in level.steps:
+                if isinstance(x, Tensor) and overwrites(x):
+                    give_back()
                 x = step(x)
         return x
 

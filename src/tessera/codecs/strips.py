@@ -22,7 +22,7 @@ LARGE = 2**24
 """Elements: 64 MB, those of 128 channels at 256x512 pixels."""
 MUCH = 3 * 2**24
 """Elements of two maps above which one is rather made again than kept beside the other: 1.5 times 128 channels at 512x512 pixels."""
-STRIP = 2**20
+STRIP = 2**19
 """Elements of a strip."""
 
 Read = Callable[[int, int], Tensor]

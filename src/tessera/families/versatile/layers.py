@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from tessera.nn.attention import CrossAttention, KeysValues, SelfAttention
-from tessera.nn.convolutions import Conv3x3, overwrites
+from tessera.nn.convolutions import Conv3x3, in_own_layout, overwrites
 from tessera.nn.linear import Linear
 from tessera.nn.residual import add
 
@@ -88,6 +88,9 @@ class Down(nn.Conv2d):
 
     def __init__(self, width: int) -> None:
         super().__init__(width, width, 3, stride=2, padding=1)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
+        return in_own_layout(super().forward, x, self.weight) if overwrites(x) else super().forward(x)
 
 
 class Up(Conv3x3):

@@ -22,6 +22,8 @@ from tessera.errors import UsageError, suggest
 from tessera.families.versatile.kinds import CONTEXT_TYPES, DATA_TYPES, ContextLayers, DataLayers, Step
 from tessera.families.versatile.layers import GROUPS, TimeEmbedding
 from tessera.families.versatile.mixing import Prepared, Share
+from tessera.heap import give_back
+from tessera.nn.convolutions import overwrites
 from tessera.processes.gaussian import PARAMETRISATIONS
 
 __all__ = ["FlowNetwork", "MultiFlowUNet", "steps"]
@@ -209,6 +211,8 @@ class FlowNetwork(nn.Module):
             elif step.what == "block":
                 x = next(layers)(x, e)
             else:
+                if step.what in ("down", "up") and overwrites(x):
+                    give_back()
                 x = next(layers)(x)
         return x.to(x_t.dtype).contiguous()
 
