@@ -6,7 +6,8 @@
 The files are made here, in a temporary folder: all weights are 0, which need as much memory as any others. `vd-four-flow-v1-0.pth` and
 `kl-f8.pth` store one number per tensor, CLIP ViT-L/14 (1.7 GB, in transformers' layout) and the model folder (13 GB) all of them. Each is
 loaded with flows=["text_to_image"] in a process of its own, which draws one picture with guidance. Counted is the resident memory of the
-process, as Linux reports its peak: the whole of it, and what it grew by after Python, torch and transformers were imported ("before").
+process, as Linux reports its peak (VmHWM; pages of libraries and of other files that it has mapped count too): the whole of it, and what
+it grew by after Python and torch were imported ("before").
 
 The weights that the flow needs: the network's layers of time, pictures and words (859.5 M), CLIP's text tower with its projection
 (123.7 M) and the KL autoencoder (83.7 M).
@@ -90,11 +91,21 @@ def write(source: str, folder: Path) -> dict[str, str]:
     torch.save(kl_to_released(flow.codec), folder / "kl-f8.pth")
     clip = flow.context_encoder.whole
     place = folder / "clip-vit-large-patch14"
-    clip.clip.config.save_pretrained(place)
+    place.mkdir()
+    config = {"model_type": "clip", "projection_dim": TEXT["width"], "text_config": tower(TEXT), "vision_config": tower(IMAGE)}
+    (place / "config.json").write_text(json.dumps(config), encoding="utf-8")
     (place / "merges.txt").write_text("\n".join(["#version: 0.2", *clip.tokenizer.merges, ""]), encoding="utf-8")
     state = clip.clip.state_dict()
     write_tensors(place, "model.safetensors", {name: TensorSource.of(value, torch.float32) for name, value in state.items()})
     return {"source": str(folder / "vd-four-flow-v1-0.pth"), "codec": str(folder / "kl-f8.pth"), "clip": str(place)}
+
+
+def tower(sizes: dict[str, int]) -> dict[str, int]:
+    """A tower's sizes by transformers' names, where they are not its usual ones."""
+    return {
+        "hidden_size": sizes["width"], "intermediate_size": 4 * sizes["width"], "num_hidden_layers": sizes["layers"],
+        "num_attention_heads": sizes["heads"], **({"patch_size": sizes["patch"]} if "patch" in sizes else {}),
+    }  # fmt: skip
 
 
 def resident(peak: bool = False) -> int:
@@ -112,8 +123,7 @@ def measure(arguments: dict[str, str], size: int, steps: int) -> dict[str, int]:
     import tessera
     from tessera.model_parts import shared_parts, tensors_of
 
-    for name in ("transformers.models.clip.modeling_clip", "tessera.families.versatile.released"):
-        importlib.import_module(name)
+    importlib.import_module("tessera.families.versatile.released")
     before = resident()
     forget_peak()
     model = tessera.load(**arguments, device="cpu", flows=["text_to_image"])  # type: ignore[arg-type]
