@@ -11,12 +11,6 @@ from playwright.sync_api import Page, sync_playwright
 from tests.serve.browser import CHROMIUM, PATIENCE, served
 
 
-def settings(page: Page, steps: int) -> None:
-    page.click("#settings button >> nth=0")
-    page.fill("#steps input[type=number]", str(steps))
-    page.click("#settings button >> nth=0")
-
-
 def draw(page: Page, number: int) -> None:
     page.fill("#prompt textarea", "two green stars on a white background\na red circle above a blue square")
     page.fill("#seed input, #seed textarea", "3")
@@ -35,7 +29,6 @@ def make(page: Page, folder: Path) -> None:
 
 
 def edit(page: Page, folder: Path) -> None:
-    settings(page, 25)
     draw(page, 1)
     page.wait_for_selector("#gallery .thumbnail-lg >> nth=1")
     page.locator("#gallery .thumbnail-lg").nth(0).click()
@@ -52,6 +45,7 @@ def edit(page: Page, folder: Path) -> None:
         page.mouse.move(x + 110, y + 22 * (row - 2), steps=8)
         page.mouse.up()
     page.fill("#edit-prompt textarea", "a red square below a green star on a white background")
+    page.fill("#edit-seed input, #edit-seed textarea", "1")
     page.click("#edit-go")
     page.wait_for_selector("#edit-gallery img")
     page.wait_for_timeout(1500)
@@ -79,7 +73,6 @@ def compare(page: Page, folder: Path) -> None:
 
 def phone(page: Page, folder: Path) -> None:
     page.screenshot(path=folder / "serve-phone.png")
-    settings(page, 25)
     draw(page, 2)
     page.wait_for_selector("#gallery .thumbnail-lg >> nth=3")
     page.wait_for_timeout(1500)
