@@ -180,9 +180,13 @@ class Mix(Application):
     def make(cls, service: Service, kept: Kept, settings: Settings) -> Mix:
         with gr.Row():
             with gr.Column(scale=4, min_width=300):
-                first = easel(label="Picture: paint over what does not count", sources=("upload", "clipboard"), height=300, elem_id="blend-first")
+                first = easel(
+                    label="Picture: paint over what does not count", sources=("upload", "clipboard"), height=300, elem_id="blend-first"
+                )
                 with gr.Accordion("Another picture", open=False, elem_id="blend-another"):
-                    second = easel(label="Another: paint over what does not count", sources=("upload", "clipboard"), height=300, elem_id="blend-second")
+                    second = easel(
+                        label="Another: paint over what does not count", sources=("upload", "clipboard"), height=300, elem_id="blend-second"
+                    )
                 words = gr.Textbox("", label="Words (optional)", lines=2, elem_id="blend-words")
                 share = Range(
                     0, 1, value=0.7, step=0.05, label="Share of the words", info="The rest is the pictures'.", elem_id="blend-mix"
