@@ -23,8 +23,8 @@ def overwrites(x: Tensor) -> bool:
 
 
 def in_own_layout(conv: Callable[[Tensor], Tensor], x: Float[Tensor, "b c h w"], weight: Tensor) -> Float[Tensor, "b d h2 w2"]:
-    """A convolution without gradients on a CPU that copies the smaller of x and its weights where their layouts differ."""
-    if x.numel() > weight.numel() or x.is_contiguous():
+    """A convolution without gradients on a CPU that copies the smaller of an example and its weights where their layouts differ."""
+    if x[0].numel() > weight.numel() or x.is_contiguous():
         return conv(x)
     return conv(x.contiguous()).contiguous(memory_format=torch.channels_last)
 
