@@ -24,7 +24,8 @@ FORMAT = 1
 DESCRIPTION = "model.json"
 WEIGHTS = "model.safetensors"
 ASSETS = Path(__file__).parent / "assets"
-SHIPPED = ("scenes", "scenes-v")  # what an installation must have; a folder missing from it is a broken installation, not an unknown name
+# What an installation must have; a folder missing from it is a broken installation, not an unknown name.
+SHIPPED = ("scenes", "scenes-v", "scenes-versatile")
 KEYS = {"name": str, "family": str, "flows": dict, "size": list, "defaults": dict}
 
 
