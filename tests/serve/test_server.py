@@ -56,6 +56,14 @@ def picture_of(entry: dict[str, Any]) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(entry["b64_json"])))
 
 
+def test_every_control_has_a_label_and_says_what_it_does(address: str) -> None:
+    kinds = {"textbox", "slider", "number", "dropdown", "radio", "checkbox", "checkboxgroup"}
+    controls = [one["props"] for one in asked(f"{address}/config")[1]["components"] if one["type"] in kinds]
+    asking = [props for props in controls if props.get("interactive") is not False]
+    assert len(asking) > 20
+    assert [props.get("elem_id") for props in asking if not props.get("label") or not props.get("info")] == []
+
+
 def test_images_as_openai_clients_ask_for_them(address: str) -> None:
     status, answer = asked(f"{address}/v1/images/generations", {"prompt": "a red circle", "n": 2, "size": "32x32", "seed": 4, "user": "me"})
     assert status == 200

@@ -57,6 +57,7 @@ def versatile(
         from tessera.evaluation.flows import FlowsEvaluation
     except ModuleNotFoundError as error:
         raise TesseraError(f"evaluation needs the package {error.name!r}: pip install 'tessera[eval]'") from error
+    from tessera.apps.drawing import included
     from tessera.evaluation.extractors import make_extractor
     from tessera.evaluation.flow_calls import FlowCall
     from tessera.evaluation.joint_features import JointFeatures
@@ -80,7 +81,7 @@ def versatile(
     total = count or min(there, DEFAULT if pairs.count is None else there)
     with joined_processes() as processes:
         device = torch_device(processes.device(options.device))
-        model = load(options.model or "scenes", device, flows=wanted)
+        model = load(options.model or included(wanted or FLOWS), device, flows=wanted)
         settings = options.settings(model.defaults)
         calls = [FlowCall(model, name, settings, options.precision) for name in FLOWS if name in (wanted or model.flows)]
         network = make_extractor(extractor, device)

@@ -19,7 +19,10 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show where in the code an 
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; auto: a GPU if there is one.")]
 ModelName = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="A bundled model (see `tessera models`), a model folder or a released file; scenes unless given."),
+    typer.Option(
+        metavar="NAME",
+        help="A bundled model (see `tessera models`), a model folder or a released file; unless given, the first bundled one that fits.",
+    ),
 ]
 Precision = Annotated[str, typer.Option(help="Of matrix products: float32, bfloat16; auto: bfloat16 on CUDA.")]
 Method = Annotated[

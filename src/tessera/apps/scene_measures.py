@@ -62,6 +62,7 @@ def scenes(
         from tessera.evaluation.scenes_flows import evaluate_flow
     except ModuleNotFoundError as error:
         raise TesseraError(f"evaluation needs the package {error.name!r}: pip install 'tessera[eval]'") from error
+    from tessera.apps.drawing import included
     from tessera.apps.output import OutputFolder
     from tessera.evaluation.flow_calls import FlowCall
     from tessera.loading import load
@@ -78,7 +79,7 @@ def scenes(
     if len(asked) > 1:
         raise UsageError(f"--{asked[0]} and --{asked[1]} are different measures: choose one")
     mode = asked[0] if asked else "prompts"
-    loaded = load(options.model or "scenes", options.device)
+    loaded = load(options.model or included((MODES.get(mode, MODES["prompts"]),)), options.device)
     settings = options.settings(loaded.defaults)
     if mode == "unconditional":
         if output is not None:

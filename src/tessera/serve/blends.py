@@ -151,7 +151,9 @@ class Rewrite(Application):
     def make(cls, service: Service, kept: Kept, settings: Settings) -> Rewrite:
         with gr.Row():
             with gr.Column(scale=4, min_width=300):
-                words = gr.Textbox("a red circle above a blue square", label="Words", lines=2, elem_id="rewrite-words")
+                words = gr.Textbox(
+                    "a red circle above a blue square", label="Words", lines=2, info="What to say otherwise.", elem_id="rewrite-words"
+                )
                 number, seed, go, stop = running("rewrite", "Rewrite")
             with gr.Column(scale=5, min_width=300):
                 message = gr.HTML(quiet("The same in other words."), elem_id="rewrite-status")
@@ -187,7 +189,7 @@ class Mix(Application):
                     second = easel(
                         label="Another: paint over what does not count", sources=("upload", "clipboard"), height=300, elem_id="blend-second"
                     )
-                words = gr.Textbox("", label="Words (optional)", lines=2, elem_id="blend-words")
+                words = gr.Textbox("", label="Words", lines=2, info="What else it shows; optional.", elem_id="blend-words")
                 share = Range(
                     0, 1, value=0.7, step=0.05, label="Share of the words", info="The rest is the pictures'.", elem_id="blend-mix"
                 )
@@ -221,8 +223,16 @@ class Mix(Application):
 def running(name: str, label: str) -> tuple[Range, gr.Textbox, gr.Button, gr.Button]:
     """Number, seed and buttons."""
     with gr.Row():
-        number = Range(1, 8, value=2, step=1, label="How many", elem_id=f"{name}-number", min_width=140)
-        seed = gr.Textbox("", label="Seed", placeholder="a new one each time", max_lines=1, elem_id=f"{name}-seed", min_width=140)
+        number = Range(1, 8, value=2, step=1, label="How many", info="Of each.", elem_id=f"{name}-number", min_width=140)
+        seed = gr.Textbox(
+            "",
+            label="Seed",
+            placeholder="a new one each time",
+            info="The same seed, the same result.",
+            max_lines=1,
+            elem_id=f"{name}-seed",
+            min_width=140,
+        )
     with gr.Row():
         go = gr.Button(label, variant="primary", elem_id=f"{name}-go", scale=3)
         stop = gr.Button("Stop", variant="stop", elem_id=f"{name}-stop", scale=1, min_width=90)

@@ -48,21 +48,39 @@ class Edit:
         with gr.Row():
             with gr.Column(scale=5, min_width=300):
                 source = gr.UploadButton("Choose a picture", file_types=["image"], elem_id="edit-source", size="sm")
-                way = gr.Radio(list(WAYS), value=next(iter(WAYS)), label="What to do", elem_id="edit-way")
+                way = gr.Radio(list(WAYS), value=next(iter(WAYS)), label="What to do", info="With the picture below.", elem_id="edit-way")
                 board = easel(label="Paint here", sources=(), canvas_size=(EASEL, EASEL), height=400, elem_id="easel")
                 with gr.Group(visible=False) as extending:
-                    sides = gr.CheckboxGroup(list(SIDES), value=["right"], label="Extend to the", elem_id="edit-sides")
-                    by = Range(8, 256, value=64, step=8, label="Pixels on each side", elem_id="edit-by")
+                    sides = gr.CheckboxGroup(
+                        list(SIDES), value=["right"], label="Extend to the", info="One side or several.", elem_id="edit-sides"
+                    )
+                    by = Range(
+                        8,
+                        256,
+                        value=64,
+                        step=8,
+                        label="Pixels on each side",
+                        info="What is drawn there goes with the picture.",
+                        elem_id="edit-by",
+                    )
                 strength = Range(
                     0.05, 1.0, value=0.6, step=0.05, label="Strength", visible=False, elem_id="edit-strength",
                     info="How much changes: little keeps much of the picture.",
                 )  # fmt: skip
             with gr.Column(scale=5, min_width=300):
-                prompt = gr.Textbox("a red circle on a white background", label="What the result shows", lines=2, elem_id="edit-prompt")
+                prompt = gr.Textbox(
+                    "a red circle on a white background",
+                    label="What the result shows",
+                    lines=2,
+                    info="All of it, not only what is new.",
+                    elem_id="edit-prompt",
+                )
                 with gr.Row():
-                    number = Range(1, 4, value=1, step=1, label="Versions", elem_id="edit-number", min_width=170)
+                    number = Range(1, 4, value=1, step=1, label="Versions", info="Of the result.", elem_id="edit-number", min_width=170)
                     feather = Range(0, 16, value=0, step=1, label="Soft edge", info="Pixels.", elem_id="edit-feather", min_width=170)
-                    seed = gr.Textbox("", label="Seed", placeholder="a new one", max_lines=1, elem_id="edit-seed", min_width=110)
+                    seed = gr.Textbox(
+                        "", label="Seed", placeholder="a new one", info="Fixes it.", max_lines=1, elem_id="edit-seed", min_width=110
+                    )
                 with gr.Row():
                     go = gr.Button("Draw", variant="primary", elem_id="edit-go", scale=3)
                     stop = gr.Button("Stop", variant="stop", elem_id="edit-stop", scale=1, min_width=90)

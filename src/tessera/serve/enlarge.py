@@ -99,7 +99,7 @@ class Enlarge:
             with gr.Column(scale=4, min_width=300):
                 source = upload(label="Picture", height=240, elem_id="enlarge-source")
                 with gr.Row():
-                    factor = gr.Radio(list(FACTORS), value="4 times", label="How much", elem_id="enlarge-factor")
+                    factor = gr.Radio(list(FACTORS), value="4 times", label="How much", info="Of both sides.", elem_id="enlarge-factor")
                     hint = "" if upscaler else "Lanczos keeps what is there. A learned upscaler comes with tessera serve --upscaler FILE."
                     way = gr.Radio(ways, value=LANCZOS, label="How", info=hint, elem_id="enlarge-way")
                 go = gr.Button("Enlarge", variant="primary", elem_id="enlarge-go")

@@ -57,7 +57,16 @@ class Make:
                 )  # fmt: skip
                 gr.Examples([[text] for text in EXAMPLES], [prompt], label="Examples")
                 with gr.Row():
-                    number = Range(1, service.limits.pictures, value=4, step=1, label="Pictures of each", elem_id="number", min_width=140)
+                    number = Range(
+                        1,
+                        service.limits.pictures,
+                        value=4,
+                        step=1,
+                        label="Pictures of each",
+                        info="Of each line.",
+                        elem_id="number",
+                        min_width=140,
+                    )
                     seed = gr.Textbox(
                         "", label="Seed", placeholder="a new one each time", info="The same seed gives the same pictures.", max_lines=1,
                         elem_id="seed", min_width=140,

@@ -38,10 +38,29 @@ class Watch:
         """Puts it onto the page, into the tab that is open."""
         with gr.Row():
             with gr.Column(scale=4, min_width=300):
-                prompt = gr.Textbox("a red circle above a blue square", label="What to draw", lines=2, elem_id="watch-prompt")
+                prompt = gr.Textbox(
+                    "a red circle above a blue square", label="What to draw", lines=2, info="One picture.", elem_id="watch-prompt"
+                )
                 with gr.Row():
-                    seed = gr.Textbox("", label="Seed", placeholder="a new one", max_lines=1, elem_id="watch-seed", min_width=120)
-                    seconds = Range(1, 12, value=4, step=1, label="Seconds of film", elem_id="watch-seconds", min_width=140)
+                    seed = gr.Textbox(
+                        "",
+                        label="Seed",
+                        placeholder="a new one",
+                        info="The same seed, the same film.",
+                        max_lines=1,
+                        elem_id="watch-seed",
+                        min_width=120,
+                    )
+                    seconds = Range(
+                        1,
+                        12,
+                        value=4,
+                        step=1,
+                        label="Seconds of film",
+                        info="However many steps there are.",
+                        elem_id="watch-seconds",
+                        min_width=140,
+                    )
                 with gr.Row():
                     go = gr.Button("Draw and watch", variant="primary", elem_id="watch-go", scale=3)
                     stop = gr.Button("Stop", variant="stop", elem_id="watch-stop", scale=1, min_width=90)
