@@ -86,7 +86,14 @@ class Vary(Application):
                 fidelity = Range(
                     0, 0.95, value=0, step=0.05, label="Fidelity", info="Above 0 the picture itself is the start.", elem_id="vary-fidelity"
                 )  # fmt: skip
-                colour = Choice(list(COLOURS), value="none", label="Colours of the picture", elem_id="vary-colour", filterable=False)
+                colour = Choice(
+                    list(COLOURS),
+                    value="none",
+                    label="Colours of the picture",
+                    info="How the result takes them.",
+                    elem_id="vary-colour",
+                    filterable=False,
+                )
                 number, seed, go, stop = running("vary", "Vary")
             with gr.Column(scale=5, min_width=300):
                 message, gallery = results("vary")

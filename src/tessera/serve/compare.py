@@ -72,7 +72,15 @@ class Compare:
                 )  # fmt: skip
                 seed = gr.Textbox("0", label="Seed", max_lines=1, info="The same for every column.", elem_id="compare-seed")
             with gr.Column(min_width=280):
-                models = Choice(names, value=[names[0]], multiselect=True, label="Models", elem_id="compare-models", filterable=False)
+                models = Choice(
+                    names,
+                    value=[names[0]],
+                    multiselect=True,
+                    label="Models",
+                    info="A column each.",
+                    elem_id="compare-models",
+                    filterable=False,
+                )
                 samplers = gr.Dropdown(
                     [SIX, *METHODS, *sorted(SAMPLERS.keys() - set(METHODS))], value=["base", "purity"], multiselect=True,
                     allow_custom_value=True, label="Methods and samplers", elem_id="compare-samplers",
