@@ -139,7 +139,12 @@ def test_mistakes_get_a_sentence_where_the_user_looks(page: Page) -> None:
         expect(said).to_contain_text(sentence)
     page.click("#settings button >> nth=0")
     for steps in ("-5", "1000000"):
-        page.fill("#steps input[type=number]", steps)
+        field = page.locator("#steps input[type=number]")
+        expect(field).to_have_value(re.compile(r"\d"))  # the settings are filled in once they are unfolded
+        page.wait_for_timeout(500)
+        field.fill(steps)
+        field.press("Tab")
+        expect(field).to_have_value(steps)
         generate(page, "a red circle")
         expect(said).to_contain_text(f"Steps must be a whole number from 0 to 1000, not {steps}")
     page.fill("#steps input[type=number]", "2")
