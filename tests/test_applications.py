@@ -101,6 +101,10 @@ def test_special_cases_are_one_another(model: Model) -> None:
     assert not same(first(model.stream(Blend((Seen(FIRST), other)), 1, 3, model.defaults)), varied)  # tokens of no weight are there
 
 
+def test_a_palette_without_a_share_needs_no_flow_of_palettes(model: Model) -> None:
+    assert same(model.blend(FIRST, palette="red", palette_share=0.0, seed=3)[0], model.blend(FIRST, seed=3)[0])
+
+
 def test_blends_of_different_makings_share_a_batch(model: Model) -> None:
     blends = [
         Blend((Seen(FIRST),)), Blend((Seen(FIRST), Seen(SECOND, focus=0.1)), ("red",)), Blend((Seen(FIRST),)),

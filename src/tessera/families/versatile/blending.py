@@ -75,7 +75,7 @@ class BlendFlow(FloatFlow):
         for context in prompt.shares:
             if context not in self._flows[0]:
                 raise UsageError(f"this needs the flow {context}_to_{self._data}, which the model has not, or was not loaded with")
-        if prompt.palette is not None:
+        if "palette" in prompt.shares:
             self._flows[0]["palette"].context_encoder([prompt.palette])
         if self.writes and prompt.colour != "none":
             raise UsageError("words have no colours: leave colour out")
