@@ -130,7 +130,7 @@ def test_flows_count_by_their_weights() -> None:
 
 
 def gradients(task: JointTask, seed: int = 1) -> dict[str, torch.Tensor]:
-    batch = Batches(Scenes(length=24), 0, 8, reworded=task.rewords)[0]
+    batch = Batches(Scenes(length=24), 0, 8, **task.asks)[0]
     task(batch, seed, 8)[0].backward()
     return {name: value.grad for name, value in task.network.named_parameters() if value.grad is not None}
 

@@ -19,7 +19,7 @@ from functools import cache
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from tessera.data.dataset import Example
@@ -28,8 +28,8 @@ from tessera.errors import UsageError
 from tessera.randomness import derive_seed
 
 __all__ = [
-    "BACKGROUNDS", "COLOURS", "LATTICE", "PICTURE", "SHAPES", "SIZES", "Scene", "Scenes", "Thing", "draw_scene", "is_held_out", "mask",
-    "render",
+    "BACKGROUNDS", "COLOURS", "LATTICE", "PICTURE", "SHAPES", "SIZES", "Scene", "Scenes", "Thing", "draw_scene", "is_held_out", "layout",
+    "mask", "render",
 ]  # fmt: skip
 
 PICTURE = 64
@@ -66,6 +66,11 @@ class Thing:
     @property
     def cells(self) -> int:
         return SIZES[self.size]
+
+    @property
+    def kind(self) -> int:
+        """The number of its shape and colour, 0..47."""
+        return SHAPES.index(self.shape) * len(COLOURS) + list(COLOURS).index(self.colour)
 
     @property
     def centre(self) -> tuple[float, float]:
@@ -134,6 +139,15 @@ def render(scene: Scene) -> np.ndarray:
     return picture
 
 
+def layout(scene: Scene) -> np.ndarray:
+    """What is in each lattice cell, row by row: int64 [64]. 0..47 are the kinds of thing, the classes after them the backgrounds."""
+    cells = PICTURE // LATTICE
+    classes = np.full((cells, cells), len(SHAPES) * len(COLOURS) + list(BACKGROUNDS).index(scene.background), np.int64)
+    for thing in scene.things:
+        classes[thing.row : thing.row + thing.cells, thing.column : thing.column + thing.cells] = thing.kind
+    return classes.reshape(-1)
+
+
 def _pick(rng: random.Random, items: Sequence[str]) -> str:
     # Only random() is used: its sequence is the one part of the module that is promised to stay the same.
     return items[int(rng.random() * len(items))]
@@ -189,6 +203,7 @@ class Scenes:
     """
 
     skipped: dict[str, str]
+    layout_classes = len(SHAPES) * len(COLOURS) + len(BACKGROUNDS)
 
     def __init__(self, split: str = "train", seed: int = 0, length: int = 1_000_000) -> None:
         if split not in ("train", "held-out"):
@@ -219,6 +234,10 @@ class Scenes:
         """Many examples at once: pictures and captions."""
         described = [self.describe(index, seed) for index in indices]
         return torch.from_numpy(np.stack([render(scene) for scene, _ in described])), [caption.text for _, caption in described]
+
+    def layouts(self, indices: Sequence[int]) -> Int[Tensor, "b n"]:
+        """What is in each lattice cell of the pictures of `batch`: classes below `layout_classes`, see `layout`."""
+        return torch.from_numpy(np.stack([layout(self.describe(index)[0]) for index in indices]))
 
     def reworded(self, indices: Sequence[int], seed: int) -> list[str]:
         """The captions of `batch` in other words: the same facts."""

@@ -63,7 +63,6 @@ class JointTask(Task):
         self.network, self.codecs, self.encoder = network, nn.ModuleDict(codecs).requires_grad_(False), encoder
         self.flows: Any = (dict(flows),)  # in a tuple, because their layers are those above
         self.recipe, self.size = recipe, size
-        self.rewords = recipe.reworded
         encoder.requires_grad_(recipe.train_context)
         for name, factor in recipe.gradients.items():
             self._scale(name, factor)
@@ -187,9 +186,13 @@ class JointTask(Task):
         learning = ("network.", "encoder.") if self.recipe.train_context else ("network.",)
         return {name: value.detach() for name, value in self.state_dict(keep_vars=True).items() if name.startswith(learning)}
 
+    @property
+    def asks(self) -> dict[str, bool]:
+        return {"reworded": self.recipe.reworded}
+
     def remarks(self) -> dict[str, str]:
         weights = ", ".join(f"{name} {one.weight:g} of {one.share:g} of the pairs" for name, one in self.recipe.flows.items())
-        return {"flows": weights} | ({"reworded": "words to words learn other words for the same"} if self.rewords else {})
+        return {"flows": weights} | ({"reworded": "words to words learn other words for the same"} if self.recipe.reworded else {})
 
     @torch.no_grad()
     def panel(self, batches: Sequence[Batch], prompts: Sequence[object], seed: int) -> Panel:

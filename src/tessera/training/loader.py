@@ -29,6 +29,7 @@ class Batch(NamedTuple):
 
     skipped: files that could not be read and were not named with an earlier batch: path → reason.
     rewordings: the prompts in other words, where they were asked for and the dataset has some.
+    layouts: int64 [B, N], the class of what is in each cell of the latents' grid, where they were asked for.
     """
 
     image: UInt8[Tensor, "b 3 h w"] | None
@@ -37,9 +38,11 @@ class Batch(NamedTuple):
     positions: list[int]
     skipped: dict[str, str]
     rewordings: list[Any] | None = None
+    layouts: Int[Tensor, "b n"] | None = None
 
     def to(self, device: torch.device) -> Batch:
-        move = {name: value.to(device, non_blocking=True) for name in ("image", "tokens") if (value := getattr(self, name)) is not None}
+        tensors = {name: getattr(self, name) for name in ("image", "tokens", "layouts")}
+        move = {name: value.to(device, non_blocking=True) for name, value in tensors.items() if value is not None}
         return self._replace(**move)
 
 
@@ -84,15 +87,27 @@ class Batches(TorchDataset[Batch]):
         stride, offset: positions from one batch to the next, and of the first.
         shuffle: False reads the dataset in its own order (validation).
         reworded: ask for the prompts in other words too.
+        layouts: ask for layouts too, which the dataset must have.
     """
 
     def __init__(
-        self, data: Dataset, seed: int, size: int, stride: int | None = None, offset: int = 0, shuffle: bool = True, reworded: bool = False
+        self,
+        data: Dataset,
+        seed: int,
+        size: int,
+        stride: int | None = None,
+        offset: int = 0,
+        shuffle: bool = True,
+        reworded: bool = False,
+        layouts: bool = False,
     ) -> None:
         if len(data) == 0:
             raise UsageError("the dataset is empty: no picture was found in it")
         self.data, self.seed, self.size, self.shuffle = data, seed, size, shuffle
         self.reword = getattr(data, "reworded", None) if reworded else None
+        self.layouts: Any = getattr(data, "layouts", None) if layouts else None
+        if layouts and self.layouts is None:
+            raise UsageError("the recipe's `layout` needs data that say what is in each cell of a picture: only scenes do")
         self._reported: set[str] = set()
         self.stride, self.offset = size if stride is None else stride, offset
 
@@ -109,7 +124,8 @@ class Batches(TorchDataset[Batch]):
             rewordings = [text for part, seed in self._by_pass(positions, indices) for text in self.reword(part, seed)]
         skipped = {path: reason for path, reason in self.data.skipped.items() if path not in self._reported}
         self._reported.update(skipped)
-        return Batch(image, tokens, prompts, positions, skipped, rewordings)
+        layouts = None if self.layouts is None else self.layouts(indices.tolist())
+        return Batch(image, tokens, prompts, positions, skipped, rewordings, layouts)
 
     def _indices(self, positions: np.ndarray) -> np.ndarray:
         passes, within = np.divmod(positions, len(self.data))
@@ -162,10 +178,10 @@ def batches(source: Batches, first: int, last: int, workers: int = 0, pin: bool 
     return iter(loader)
 
 
-def fixed_batches(data: Dataset, examples: int, size: int, seed: int = 0, reworded: bool = False) -> list[Batch]:
-    """The first `examples` examples in order, at most `size` in a batch: the same every time."""
+def fixed_batches(data: Dataset, examples: int, size: int, seed: int = 0, **asked: bool) -> list[Batch]:
+    """The first `examples` examples in order, at most `size` in a batch: the same every time. asked: see `Batches`."""
     examples = min(examples, len(data))
     made = []
     for first in range(0, examples, size):
-        made.append(Batches(data, seed, min(size, examples - first), stride=1, offset=0, shuffle=False, reworded=reworded)[first])
+        made.append(Batches(data, seed, min(size, examples - first), stride=1, offset=0, shuffle=False, **asked)[first])
     return made

@@ -242,6 +242,13 @@ class FlowModel(Section):
         return {"kind": "variational", **value} if isinstance(value, Mapping) else value
 
 
+class Layout(Section):
+    """A coarse target beside the tokens: what is in each cell, as the data know it. Teaches relations, which the choice of tokens hides."""
+
+    alone: int = Field(default=0, description="first optimiser steps, which learn the layout of fully masked pictures alone", ge=0)
+    weight: float = Field(default=1.0, description="of its cross-entropy on masked cells afterwards", ge=0)
+
+
 class FlowRecipe(Recipe):
     """Train a denoiser over the tokens or floats of a trained codec; `codec: {kind: pixels}` for pixels themselves."""
 
@@ -253,6 +260,7 @@ class FlowRecipe(Recipe):
     picture_prompts: float = Field(
         default=0.0, description="share of prompts replaced by the picture itself, where the context encoder sees pictures", ge=0, le=1
     )
+    layout: Layout | None = Field(default=None, description="learn what is in each cell as well, where the data say so; null: no")
     sampling: Sampling = Field(default=Sampling(), description="how the panel samples, and how the trained model does by default")
     token_cache: str | None = Field(default=None, description="folder for tokens computed once; null: the codec runs at every step")
     token_views: int = Field(default=1, description="token cache: random crops kept of each picture", ge=1)

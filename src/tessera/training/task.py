@@ -39,8 +39,10 @@ class Task(nn.Module):
     every random number in it comes from `seed` and the batch's positions. While training, `positions[0] // total` steps are done.
     """
 
-    rewords = False
-    """Whether batches should have the prompts in other words too."""
+    @property
+    def asks(self) -> dict[str, bool]:
+        """What batches should have beside pictures and prompts: arguments of `Batches`."""
+        return {}
 
     def forward(self, batch: Batch, seed: int, total: int) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         """Loss of one batch; `total`: pictures of the whole optimiser step, of which the batch may be a part."""

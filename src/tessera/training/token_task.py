@@ -1,4 +1,9 @@
-"""Training a flow over the tokens of a frozen codec."""
+"""Training a flow over the tokens of a frozen codec, and beside it, where the recipe asks for it, the layout of its pictures.
+
+Which of thousands of tokens a cell gets hides where a prompt puts things: networks that learnt tokens alone drew every thing of a
+caption and no relation. So a linear head over the network's features learns what is in each cell (`Layout`), at first on fully masked
+pictures alone, until relations are read, then beside the tokens. The head is not part of the trained model.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +13,15 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from tessera.errors import UsageError
 from tessera.flow import TokenFlow
 from tessera.processes.token_loss import LossOutput
 from tessera.randomness import Draws, derive_seed
 from tessera.training.flow_task import FlowTask
-from tessera.training.loader import Batch
+from tessera.training.loader import Batch, Batches
 from tessera.training.recipe import FlowRecipe, NullPromptRecipe
 from tessera.training.task import Panel, StepDraws, to_picture
 
@@ -35,19 +41,49 @@ class TokenTask(FlowTask):
         asked = self._sampling().steps
         if asked is not None and asked > flow.process.steps:
             raise UsageError(f"sampling.steps is {asked}, but the process has only {flow.process.steps}")
+        self.layout = recipe.layout if isinstance(recipe, FlowRecipe) else None
+        if self.layout is not None and "initialisation" not in flow.network.config:
+            raise UsageError("the recipe's `layout` is for networks of kind vq-diffusion: leave it out")
+        self.layout_head: nn.Linear | None = None
+
+    @property
+    def asks(self) -> dict[str, bool]:
+        return {"layouts": self.layout is not None}
+
+    def begin(self, batches: Batches) -> None:
+        if self.layout is not None:
+            data: Any = batches.data
+            first = batches[0].layouts
+            rows, columns = self.flow.network.grid
+            if first is None or first.shape[1] != rows * columns:
+                cells = "no" if first is None else first.shape[1]
+                raise UsageError(f"the data's layouts have {cells} cells, but the network has {rows}x{columns} tokens: leave `layout` out")
+            self.layout_head = nn.Linear(self.flow.network.config["width"], data.layout_classes, device=self.device)
+            nn.init.zeros_(self.layout_head.weight)
+            nn.init.zeros_(self.layout_head.bias)
 
     def forward(self, batch: Batch, seed: int, total: int) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         tokens = self.tokens(batch)
         rows = [position % total for position in batch.positions]
         draws = StepDraws(seed, total, rows, tokens.device)
         t = None if self.training else self._spread_times(rows, total)
+        alone = self.training and self.layout is not None and batch.positions[0] // total < self.layout.alone
+        if alone:
+            t = torch.full((len(tokens),), self.flow.process.steps, device=self.device)
         prompts = self.some_dropped(batch.prompts, seed, total, rows)
-        out = self.evaluate(tokens, prompts, draws, t)
+        features: list[Tensor] = []
+        out = self.evaluate(tokens, prompts, draws, t, features)
         report = {"nll": out.auxiliary.detach().mean() / tokens.shape[1]}
         if out.bound is not None and out.bits_per_token is not None:
             report["bound"] = out.bound.detach().mean() / tokens.shape[1]
             report["bits_per_token"] = out.bits_per_token.detach()
-        return out.loss, report
+        loss = out.loss
+        if self.layout is not None and self.layout_head is not None and batch.layouts is not None:
+            nats = cross_entropy(self.layout_head(features[0]).float().flatten(0, 1), batch.layouts.flatten(), reduction="none")
+            layout = (nats * out.masked.flatten()).mean()
+            report["layout"] = layout.detach()
+            loss = layout if alone else loss + self.layout.weight * layout
+        return loss, report
 
     def _spread_times(self, rows: Sequence[int], total: int) -> Int[Tensor, " b"]:
         """Times spread evenly over 1..T by the number of the picture, so that every evaluation sees the same ones."""
@@ -61,12 +97,27 @@ class TokenTask(FlowTask):
         with torch.no_grad(), torch.autocast(batch.image.device.type, enabled=False):
             return self.flow.codec.encode(to_picture(batch.image))
 
-    def evaluate(self, tokens: Int[Tensor, "b n"], prompts: Sequence[Any], draws: Draws, t: Int[Tensor, " b"] | None = None) -> LossOutput:
-        """The loss of clean tokens; `t` fixes the times, drawn otherwise."""
+    def evaluate(
+        self,
+        tokens: Int[Tensor, "b n"],
+        prompts: Sequence[Any],
+        draws: Draws,
+        t: Int[Tensor, " b"] | None = None,
+        features: list[Tensor] | None = None,
+    ) -> LossOutput:
+        """The loss of clean tokens; `t` fixes the times, drawn otherwise. `features` receives the network's, for the layout."""
         context = self._context(prompts).to(tokens.device)
         network = self._network[0]
         p_t = None if t is None else torch.full_like(t, 1 / self.flow.process.steps, dtype=torch.float32)
-        return self.flow.loss(lambda x_t, t: network(x_t, t - 1, context), tokens, draws, t, p_t)
+
+        def predict_logits(x_t: Tensor, t: Tensor) -> Tensor:
+            if self.layout is None or features is None:
+                return network(x_t, t - 1, context)
+            logits, seen = network(x_t, t - 1, context, with_features=True)
+            features.append(seen)
+            return logits
+
+        return self.flow.loss(predict_logits, tokens, draws, t, p_t)
 
     def share_statistics(self, gather: Callable[[Tensor], Tensor]) -> None:
         self.flow.loss.gather = gather

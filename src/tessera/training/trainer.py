@@ -103,7 +103,7 @@ class Trainer:
                 f"({processes} processes x accumulate {recipe.accumulate}): make it a multiple of {parts}"
             )
         part = recipe.batch_size // parts
-        self.source = Batches(data, recipe.seed, part, stride=part * processes, offset=part * rank, reworded=task.rewords)
+        self.source = Batches(data, recipe.seed, part, stride=part * processes, offset=part * rank, **task.asks)
         self.main = self.accelerator.is_main_process
         task.to(accelerator.device).begin(Batches(data, recipe.seed, recipe.batch_size))
         self.model: Any = self.accelerator.prepare_model(task)
@@ -124,7 +124,7 @@ class Trainer:
         self.skipped: dict[str, str] = {}
         self.fixed: list[Batch] = []
         if validation is not None and self.main:
-            self.fixed = fixed_batches(validation, recipe.validation.examples, part, reworded=task.rewords)
+            self.fixed = fixed_batches(validation, recipe.validation.examples, part, **task.asks)
         self._stop = threading.Event()
 
     def run(self) -> None:
