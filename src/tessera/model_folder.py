@@ -11,11 +11,11 @@ Tensors are named `<flow>.<part>.<name>`. What several flows share stands once, 
 Everything here works without torch, so that models can be listed at once.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 from tessera.errors import TesseraError, UsageError, suggest
+from tessera.json_files import read_json
 from tessera.tensor_index import combined_sha256, locate, sha256, tensor_files
 
 __all__ = ["ASSETS", "DESCRIPTION", "FORMAT", "WEIGHTS", "bundled", "find", "read_description", "shapes", "weights_sha256"]
@@ -63,7 +63,7 @@ def read_description(folder: Path, file: str = DESCRIPTION) -> dict[str, Any]:
     """`model.json`, checked for the keys every model has. Raises TesseraError when it is broken or of a later format."""
     path = folder / file
     try:
-        description = json.loads(path.read_text(encoding="utf-8"))
+        description = read_json(path)
     except (OSError, ValueError) as error:
         raise TesseraError(f"{path} cannot be read ({error}): copy the model folder again") from None
     if not isinstance(description, dict) or description.get("format") != FORMAT:

@@ -1,10 +1,10 @@
 """What a part folder says of itself, read without torch (see `part_folder` for the format)."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from tessera.errors import TesseraError
+from tessera.json_files import read_json
 from tessera.tensor_index import locate
 
 __all__ = ["CARD", "CONFIG", "WEIGHTS", "describe_part"]
@@ -20,8 +20,8 @@ def describe_part(folder: Path) -> dict[str, Any]:
     Raises TesseraError when a file is missing or damaged.
     """
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        card = json.loads((folder / CARD).read_text(encoding="utf-8")) if (folder / CARD).is_file() else {}
+        config = read_json(folder / CONFIG)
+        card = read_json(folder / CARD) if (folder / CARD).is_file() else {}
     except (OSError, ValueError) as error:
         raise TesseraError(f"the part in {folder} cannot be read ({error}): copy the folder again") from None
     return {"config": config, "card": card, "shapes": {name: located.shape for name, located in locate(folder, WEIGHTS).items()}}

@@ -13,6 +13,7 @@ from torch import nn
 
 from tessera.atomic import write_folder
 from tessera.errors import TesseraError, UsageError
+from tessera.json_files import read_json
 from tessera.part_description import CARD, CONFIG, WEIGHTS
 from tessera.registry import build
 from tessera.tensor_files import TensorSource, write_tensors
@@ -39,7 +40,7 @@ def load_part(kind: str, table: Mapping[str, str], folder: str | Path) -> nn.Mod
     if not (folder / CONFIG).is_file():
         raise UsageError(f"{folder} is not a trained {kind}: expected a folder with {CONFIG}, as training and `tessera convert` write it")
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = read_json(folder / CONFIG)
         weights = load_file(folder / WEIGHTS)
     except (OSError, ValueError, SafetensorError) as error:
         raise TesseraError(f"the {kind} in {folder} cannot be read: {error}") from error

@@ -8,6 +8,7 @@ from typing import Any
 from PIL import Image, PngImagePlugin
 
 from tessera.errors import TesseraError, UsageError
+from tessera.json_files import parse_json
 from tessera.pictures import open_picture
 
 __all__ = ["Record", "Written", "save_png"]
@@ -72,7 +73,7 @@ class Record:
         if text is None:
             return None
         try:
-            values = json.loads(text)
+            values = parse_json(text)
             height, width = values["size"]
             known = {field.name: values[field.name] for field in fields(Record) if field.default is MISSING or field.name in values}
             place = known.get("place")

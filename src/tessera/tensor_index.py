@@ -7,7 +7,6 @@
 """
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +14,7 @@ from typing import NamedTuple
 from safetensors import SafetensorError, safe_open
 
 from tessera.errors import TesseraError
+from tessera.json_files import read_json
 
 __all__ = ["SUFFIX", "Located", "combined_sha256", "index_name", "locate", "sha256", "shard_names", "tensor_files"]
 
@@ -87,7 +87,7 @@ def _weight_map(folder: Path, file: str) -> dict[str, Path] | None:
     if not index.is_file():
         return None
     try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        weight_map = read_json(index)["weight_map"]
         if not weight_map or not all(isinstance(value, str) for value in weight_map.values()):
             raise ValueError("its weight_map does not name a file for every tensor")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tessera.apps.blends import is_picture
-from tessera.apps.console import print_json, progress_bar, say, shown_warnings
+from tessera.apps.console import print_json, progress_bar, say, show, shown_warnings
 from tessera.apps.drawing_options import SamplingOptions
 from tessera.apps.option_lists import takes
 from tessera.apps.prompts import gather_prompts
@@ -103,7 +103,7 @@ def written(options: WritingOptions, blends: Sequence[Blend], names: Sequence[st
             try:
                 for text in stream:
                     if not options.as_json:
-                        print(text if len(blends) == 1 else f"{names[len(found) // options.n]}: {text}")
+                        show(text if len(blends) == 1 else f"{names[len(found) // options.n]}: {text}")
                     found.append(text)
             except KeyboardInterrupt:
                 interrupted = True

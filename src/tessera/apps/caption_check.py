@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tessera.apps.console import print_json
+from tessera.apps.console import print_json, show
 from tessera.apps.options import AsJSON, Debug
 from tessera.errors import TesseraError
 
@@ -37,13 +37,13 @@ def caption(
         print_json({"text": text, **verdict.as_dict(), "clean": reading.clean, "background": reading.background, "things": there})
         return
     if verdict.caption is None:
-        print("not understood: it is no sentence of the world's language, such as 'a red circle above a blue square on white'")
+        show("not understood: it is no sentence of the world's language, such as 'a red circle above a blue square on white'")
     else:
-        print("right" if verdict.right else "wrong")
+        show("right" if verdict.right else "wrong")
     for clause, holds in verdict.clauses:
-        print(f"{'holds' if holds else 'does not hold'}: {clause}")
+        show(f"{'holds' if holds else 'does not hold'}: {clause}")
     things = ", ".join(there) or "nothing that is known"
-    print(f"the picture shows: {things}, on {reading.background or 'no background'}" + ("" if reading.clean else ", and something else"))
+    show(f"the picture shows: {things}, on {reading.background or 'no background'}" + ("" if reading.clean else ", and something else"))
 
 
 def shown(reading: "Reading") -> list[str]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tessera.apps.console import print_json
+from tessera.apps.console import print_json, show
 from tessera.apps.options import AsJSON, Debug
 
 __all__ = ["about", "info", "shown", "summary"]
@@ -31,9 +31,9 @@ def info(
         return
     for key, value in values.items():
         if isinstance(value, dict) and any(isinstance(entry, dict) for entry in value.values()):
-            print(f"{key}:", *(f"  {part}: {shown(entry)}" for part, entry in value.items()), sep="\n")
+            show("\n".join([f"{key}:", *(f"  {part}: {shown(entry)}" for part, entry in value.items())]))
         else:
-            print(f"{key}: {shown(value)}")
+            show(f"{key}: {shown(value)}")
 
 
 def about(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import typer
 import tessera
 from tessera.apps.caption import caption, rewrite
 from tessera.apps.catalogue import info
-from tessera.apps.console import say
+from tessera.apps.console import say, show
 from tessera.apps.convert import convert
 from tessera.apps.download import download
 from tessera.apps.evaluate import evaluate
@@ -50,7 +50,7 @@ app.command()(download)
 
 def _version(asked: bool) -> bool:
     if asked:
-        print(tessera.__version__)
+        show(tessera.__version__)
         raise typer.Exit
     return asked
 

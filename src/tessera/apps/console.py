@@ -7,20 +7,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from tessera.visible import visible
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-__all__ = ["print_json", "progress_bar", "say", "shown_warnings"]
+__all__ = ["print_json", "progress_bar", "say", "show", "shown_warnings"]
 
 
 def say(text: str) -> None:
-    """A sentence for the user, on standard error."""
-    print(text, file=sys.stderr, flush=True)
+    """Writes a sentence for the user to standard error."""
+    print(visible(text), file=sys.stderr, flush=True)  # noqa: T201 one of the two places that print
+
+
+def show(text: str = "") -> None:
+    """Writes a result to standard output."""
+    print(visible(text))  # noqa: T201 the other
 
 
 def print_json(value: Any) -> None:
-    """The one thing a command with --json writes to standard output."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    """Writes the one result of a command with --json to standard output."""
+    show(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 @contextmanager

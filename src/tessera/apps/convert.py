@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tessera.apps.console import say
+from tessera.apps.console import say, show
 from tessera.apps.options import Debug
 from tessera.errors import TesseraError, UsageError, suggest
 
@@ -132,7 +132,7 @@ def write_model(model: "Model", output: Path, dtype: str, to: str, overwrite: bo
         if isinstance(flow, FloatFlow) and prompt and not flow.prompted:
             prompt += " --clip-guidance 500"
         use = f"tessera generate{prompt} --model {output}" if name == "text_to_image" else f"tessera.load({str(output)!r})"
-    print(output)
+    show(str(output))
     say(f"model {model.name!r}: {weights(model) / 1e6:.1f} M weights in {dtype}; use it: {use}")
     if getattr(encoder, "tokenizer", True) is None:
         say(f"warning: it cannot read words yet: convert again with --merges FILE or --clip FOLDER, or put merges.txt into {output}")
@@ -159,5 +159,5 @@ def write_part(made: Any, finding: "Finding", output: Path, dtype: str, card: Ma
             use = f"context: {{kind: clip-text, pretrained: {output}}} in a recipe, or --clip {output}"
     except OSError as error:
         raise TesseraError(f"cannot write {output}: {error.strerror or error}") from None
-    print(output)
+    show(str(output))
     say(f"{finding.kind}: {sum(finding.parameters.values()) / 1e6:.1f} M parameters in {dtype}; use it: {use}")

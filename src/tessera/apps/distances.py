@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import tessera
-from tessera.apps.console import print_json, say
+from tessera.apps.console import print_json, say, show
 from tessera.apps.measuring import (
     Count,
     FeatureOptions,
@@ -132,7 +132,7 @@ def statistics(
     if options.as_json:
         print_json(asdict(made.origin))
     else:
-        print(f"{output}: statistics of {made.origin.count} pictures of {measured.name}")
+        show(f"{output}: statistics of {made.origin.count} pictures of {measured.name}")
 
 
 def compare(
@@ -154,4 +154,4 @@ def compare(
         print_json({"metric": one.metric, "values": {name: {"first": a, "second": b} for name, (a, b) in changes.items()}})
         return
     for name, (a, b) in changes.items():
-        print(f"{name}: {a:.6g} → {b:.6g} ({b - a:+.6g})")
+        show(f"{name}: {a:.6g} → {b:.6g} ({b - a:+.6g})")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tessera.apps.console import say
+from tessera.apps.console import say, show
 from tessera.apps.options import Debug
 from tessera.errors import UsageError
 
@@ -34,7 +34,7 @@ def download(
         raise UsageError(f"{output} is a file, but -o takes a folder")
     there = None if output is not None else find_local(wanted)
     if there is not None and wanted.hub is not None:
-        print(there)
+        show(str(there))
         return
     folder = output or (there.parent if there is not None else folders()[0])
     if wanted.hub is not None:
@@ -48,7 +48,7 @@ def download(
             say(f"downloading {wanted.on_disk} into {folder}")
         with _bar(wanted) as progress:
             path = fetch(wanted, folder, progress)
-    print(path)
+    show(str(path))
     _say_what_else(wanted, output)
 
 

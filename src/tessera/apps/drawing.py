@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from tessera.apps.console import print_json, progress_bar, say, shown_warnings
+from tessera.apps.console import print_json, progress_bar, say, show, shown_warnings
 from tessera.apps.drawing_options import DrawingOptions
 from tessera.apps.output import OutputFolder, contact_sheet
 from tessera.errors import UsageError
@@ -186,7 +186,7 @@ def report(drawn: Drawn, total: int, output: Path, sheet: Path | None, seconds: 
         print_json({"pictures": pictures, "sheet": sheet and str(sheet), "interrupted": drawn.interrupted, "seconds": round(seconds, 3)})
         return
     for path in [*(path for path, _ in drawn.pictures), *([sheet] if sheet else [])]:
-        print(path)
+        show(str(path))
     count = len(drawn.pictures)
     if drawn.interrupted:
         say(f"stopped: {count} of {total} pictures are finished" + (f" and kept in {output}" if count else ""))

@@ -4,6 +4,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from tessera.json_files import read_json
+
 __all__ = ["about_file", "about_part", "about_pipeline"]
 
 
@@ -56,13 +58,12 @@ def about_part(folder: Path) -> dict[str, Any]:
 
 def about_pipeline(folder: Path) -> dict[str, Any]:
     """Class and components of a diffusers folder."""
-    import json
 
     from tessera.errors import TesseraError
     from tessera.sources import PIPELINE
 
     try:
-        index = json.loads((folder / PIPELINE).read_text(encoding="utf-8"))
+        index = read_json(folder / PIPELINE)
         components = [name for name, value in index.items() if isinstance(value, list) and None not in value]
     except (OSError, ValueError, AttributeError) as error:
         raise TesseraError(f"{folder / PIPELINE} cannot be read ({error}): copy the folder again") from None

@@ -97,7 +97,7 @@ def neighbours(
     """The training pictures nearest to samples, side by side: does the model repeat what it has seen?"""
     from PIL import Image
 
-    from tessera.apps.console import print_json
+    from tessera.apps.console import print_json, show
     from tessera.apps.output import OutputFolder, contact_sheet
     from tessera.atomic import write_file
     from tessera.evaluation.neighbours import load_lpips, neighbours_by_features, neighbours_by_lpips
@@ -134,6 +134,6 @@ def neighbours(
     if options.as_json:
         print_json({**answer, "sheet": str(sheet)})
         return
-    print(sheet)
+    show(str(sheet))
     for number, row in enumerate(found, start=1):
-        print(f"sample {number}: " + ", ".join(f"{neighbour.index} ({neighbour.distance:.4g})" for neighbour in row))
+        show(f"sample {number}: " + ", ".join(f"{neighbour.index} ({neighbour.distance:.4g})" for neighbour in row))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tessera.apps.console import print_json, progress_bar, shown_warnings
+from tessera.apps.console import print_json, progress_bar, show, shown_warnings
 from tessera.apps.options import AsJSON, Debug, Device, Precision
 from tessera.apps.picture_sets import Named
 from tessera.errors import UsageError
@@ -145,7 +145,7 @@ def finish(report: "Report", sentence: str, output: Path | None, as_json: bool) 
     if as_json:
         print_json(report.as_dict())
     else:
-        print(sentence)
+        show(sentence)
 
 
 def against(report: "Report") -> str:

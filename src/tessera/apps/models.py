@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tessera.apps.catalogue import shown, summary
-from tessera.apps.console import print_json, say
+from tessera.apps.console import print_json, say, show
 from tessera.apps.options import AsJSON, Debug
 
 if TYPE_CHECKING:
@@ -36,20 +36,20 @@ def models(
         released = {entry.card.name: described(entry) for entry in found}
         print_json({"models": about, "released": released, "folders": [str(folder) for folder in folders()], "samplers": sorted(SAMPLERS)})
         return
-    print("bundled models")
+    show("bundled models")
     for name, values in about.items():
         weights = values["weights"]["all"] / 1e6
-        print(f"  {name}: {values['family']}, {values['size']}, {weights:.1f} M weights; {shown(values['defaults'])}")
+        show(f"  {name}: {values['family']}, {values['size']}, {weights:.1f} M weights; {shown(values['defaults'])}")
     if not about:
-        print("  none in this installation")
+        show("  none in this installation")
     for family in dict.fromkeys(entry.card.family for entry in found):
-        print(f"\nreleased files of {family}")
+        show(f"\nreleased files of {family}")
         for line in _table([entry for entry in found if entry.card.family == family]):
-            print(f"  {line}")
+            show(f"  {line}")
     for note in notes():
-        print(f"  {note}")
-    print(f"  Files are found in {', '.join(map(str, folders()))} (or where TESSERA_MODELS says). All addresses: --json.")
-    print(f"\nsamplers: {', '.join(sorted(SAMPLERS))}")
+        show(f"  {note}")
+    show(f"  Files are found in {', '.join(map(str, folders()))} (or where TESSERA_MODELS says). All addresses: --json.")
+    show(f"\nsamplers: {', '.join(sorted(SAMPLERS))}")
 
 
 def described(entry: "Status") -> dict[str, Any]:

@@ -90,7 +90,7 @@ def parse_named(text: str, known: Sequence[str] | None = None) -> tuple[str, dic
 
     A sampler's own options contain commas and equal signs too, so what follows `sampler=` and is no known key belongs to it.
     """
-    import yaml
+    from tessera.yaml_files import parse_yaml
 
     name, *parts = text.split(",")
     if not name.strip():
@@ -107,7 +107,7 @@ def parse_named(text: str, known: Sequence[str] | None = None) -> tuple[str, dic
         else:
             given[key] = value
     as_written = () if known is None else ("sampler", "size")  # settings of models that have forms of their own
-    return name.strip(), {key: value if key in as_written else yaml.safe_load(value) for key, value in given.items()}
+    return name.strip(), {key: value if key in as_written else parse_yaml(value) for key, value in given.items()}
 
 
 def _caption(data: "Dataset", index: int) -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tessera.apps.console import print_json, progress_bar, shown_warnings
+from tessera.apps.console import print_json, progress_bar, show, shown_warnings
 from tessera.apps.drawing_options import SamplingOptions
 from tessera.apps.option_lists import takes
 from tessera.atomic import write_file
@@ -132,10 +132,10 @@ def report(mode: str, model: "Model", settings: "SamplingSettings", seed: int, m
         print_json({"model": model.name, "weights": model.weights, "seed": seed, "settings": asdict(settings), kind: shares})
         return
     headline = FLOW_MEASURES[MODES[mode]].headline
-    print(f"{headline}: {shares[headline]:.1%} of {shares['count']} {OF[mode]} (standard error {shares['standard_error']:.1%})")
+    show(f"{headline}: {shares[headline]:.1%} of {shares['count']} {OF[mode]} (standard error {shares['standard_error']:.1%})")
     for clause, share in shares.items():
         if clause not in ("count", headline, "standard_error"):
-            print(f"{clause}: " + ("nothing to judge" if share is None else f"{share:.1%}"))
+            show(f"{clause}: " + ("nothing to judge" if share is None else f"{share:.1%}"))
 
 
 def report_unconditional(
@@ -159,6 +159,6 @@ def report_unconditional(
     if as_json:
         print_json({"samples": samples.about, "extractor": measurer.about, "k": k, "unconditional": asdict(found)})
         return
-    print(f"valid: {found.valid:.1%} of {count} samples are scenes of the world (standard error {found.standard_error:.1%})")
-    print(f"coverage: {found.prdc.coverage:.3f} of held-out scenes (training scenes themselves: {found.ceiling:.3f}; k = {k})")
-    print(f"precision {found.prdc.precision:.3f}, recall {found.prdc.recall:.3f}, density {found.prdc.density:.3f}, FID {found.fid:.4f}")
+    show(f"valid: {found.valid:.1%} of {count} samples are scenes of the world (standard error {found.standard_error:.1%})")
+    show(f"coverage: {found.prdc.coverage:.3f} of held-out scenes (training scenes themselves: {found.ceiling:.3f}; k = {k})")
+    show(f"precision {found.prdc.precision:.3f}, recall {found.prdc.recall:.3f}, density {found.prdc.density:.3f}, FID {found.fid:.4f}")

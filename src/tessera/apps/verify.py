@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tessera.apps.console import print_json, progress_bar, say, shown_warnings
+from tessera.apps.console import print_json, progress_bar, say, show, shown_warnings
 from tessera.apps.options import AsJSON, Debug, Device
 from tessera.errors import UsageError
 
@@ -52,7 +52,7 @@ def verify(
     if as_json:
         print_json(result.as_json())
     else:
-        show(result)
+        show_table(result)
     return 0 if result.holds else 1
 
 
@@ -70,7 +70,7 @@ def parse_accepted(words: Sequence[str]) -> dict[str, float]:
     return accepted
 
 
-def show(result: "Verification") -> None:
+def show_table(result: "Verification") -> None:
     """The table, on standard output."""
     from tessera.checkpoints.verification.report import number
 
@@ -78,5 +78,5 @@ def show(result: "Verification") -> None:
     lines += [(row.name, number(row.measured), number(row.accepted), row.verdict, row.detail) for row in result.rows]
     widths = [max(len(line[i]) for line in lines) for i in range(4)]
     for line in lines:
-        print("  ".join([*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[4]]).rstrip())
-    print("verified" if result.holds else "NOT verified")
+        show("  ".join([*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[4]]).rstrip())
+    show("verified" if result.holds else "NOT verified")

@@ -28,6 +28,7 @@ from tessera.contexts.clip import CLIPText
 from tessera.contexts.tokenizer import END, START, read_merges
 from tessera.errors import TesseraError, UsageError
 from tessera.flow import TokenFlow
+from tessera.json_files import read_json
 from tessera.model import Model
 from tessera.model_folder import FORMAT, read_description
 from tessera.model_weights import build_model, check_shapes, describe_flow, floats_of, refuse_existing
@@ -192,7 +193,7 @@ def _read_configs(folder: Path) -> dict[str, dict[str, Any]]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_json(path)
         if not isinstance(value, dict):
             raise ValueError("it is no JSON object")
     except (OSError, ValueError) as error:

@@ -25,6 +25,7 @@ from tessera.checkpoints.hashes import digest, remember
 from tessera.checkpoints.registry import part_of, wrong_hash
 from tessera.checkpoints.transfer import DeadLink, Patience, Remote, Unreachable, ask, described, open_url, persist
 from tessera.errors import TesseraError
+from tessera.json_files import read_json
 
 __all__ = ["Progress", "download"]
 
@@ -210,7 +211,7 @@ def _belongs(part: Path, address: Address) -> bool:
 def _planned(part: Path) -> list[Remote]:
     """The files that `part` was begun from; none when that is not known."""
     try:
-        return [Remote(**remote) for remote in json.loads(_plan(part).read_text(encoding="utf-8"))]
+        return [Remote(**remote) for remote in read_json(_plan(part))]
     except (OSError, ValueError, TypeError):
         return []
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from tessera.atomic import write_file
 from tessera.errors import TesseraError
+from tessera.json_files import read_json
 from tessera.model_folder import sha256
 
 __all__ = ["cache_folder", "digest", "remember", "remembered"]
@@ -64,7 +65,7 @@ def _state(path: Path) -> list[int]:
 
 def _memory() -> dict[str, dict[str, Any]]:
     try:
-        memory = json.loads(_memory_file().read_text(encoding="utf-8"))
+        memory = read_json(_memory_file())
     except (OSError, ValueError):
         return {}
     if not isinstance(memory, dict):

@@ -4,7 +4,6 @@ Files are looked for under their released names in the folders of the environmen
 or else in `tessera/models` of the user's cache. A hub repository also counts where huggingface_hub keeps it.
 """
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Literal
 from tessera.checkpoints.cards import Card, card, cards
 from tessera.checkpoints.hashes import cache_folder, digest, remembered
 from tessera.errors import TesseraError
+from tessera.json_files import read_json
 
 __all__ = ["Status", "card_of", "find_local", "folders", "part_of", "resolve", "status", "whole_pipeline", "wrong_hash"]
 
@@ -121,7 +121,7 @@ def _verdict(wanted: Card, found: str | None) -> Check:
 def whole_pipeline(folder: Path) -> bool:
     """Whether a diffusers folder holds every component it lists, so was not left half downloaded."""
     try:
-        index = json.loads((folder / HUB_INDEX).read_text(encoding="utf-8"))
+        index = read_json(folder / HUB_INDEX)
     except (OSError, ValueError):
         return False
     listed = index.items() if isinstance(index, dict) else ()

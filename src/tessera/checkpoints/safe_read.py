@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tessera.checkpoints.budget import Budget
 from tessera.checkpoints.pickled_names import Names
 from tessera.checkpoints.safetensors_files import read_safetensors
 from tessera.checkpoints.states import find_states
@@ -82,15 +83,22 @@ def _contents(path: Path, head: bytes) -> Contents:
         return read_legacy(path)
     if head[8:9] == b"{" and not _is_text(head[:8]):
         return Contents("safetensors", read_safetensors(path), frozenset())
+    if hint := join_hint(path):
+        raise TesseraError(f"{path} is a part of a split file{hint}")
     _refuse_old_pickle(path, head)
-    raise TesseraError(f"{path} is no checkpoint: {_description(head)}{join_hint(path)}")
+    raise TesseraError(f"{path} is no checkpoint: {_description(head)}")
 
 
 def _refuse_old_pickle(path: Path, head: bytes) -> None:
-    """A pickle of the protocols 0 and 1 has no mark at its start; torch never wrote them, but one that runs code is named as such."""
+    """A pickle of the protocols 0 and 1 has no mark at its start; torch never wrote them, but one that runs code is named as such.
+
+    Its first instruction is a letter or a bracket. Other bytes happen to be instructions of later protocols.
+    """
+    if not b" " <= head[:1] <= b"~":
+        return
     with refuse_code(path):
         try:
-            unpickle(io.BytesIO(head), Names().find, lambda identity: None)
+            unpickle(io.BytesIO(head), Names().find, lambda identity: None, Budget(len(head)))
         except MalformedPickle:
             return
 

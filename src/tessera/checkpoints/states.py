@@ -11,6 +11,7 @@ __all__ = ["find_states"]
 
 DEEPEST = 100  # levels; no program nests its state dicts as deep
 MOST = 10**6  # places that are looked at
+NAMES = 2**26  # characters of their names in all
 
 
 def find_states(tree: Any, path: Path, flatten: bool) -> dict[str, Mapping[str, StoredTensor]]:
@@ -26,6 +27,7 @@ def find_states(tree: Any, path: Path, flatten: bool) -> dict[str, Mapping[str, 
     known: dict[int, Mapping[str, StoredTensor]] = {}
     searched: set[int] = set()
     waiting: list[tuple[str, Any, int]] = [("", tree, 0)]
+    letters = 0
     for _ in range(MOST):
         if not waiting:
             break
@@ -38,7 +40,11 @@ def find_states(tree: Any, path: Path, flatten: bool) -> dict[str, Mapping[str, 
             found[place] = known[id(value)]
         if id(value) not in searched and depth < DEEPEST:
             searched.add(id(value))
-            waiting += [(f"{place}.{key}" if place else key, child, depth + 1) for key, child in reversed(list(_children(value)))]
+            for key, child in reversed(list(_children(value))):
+                letters += len(place) + len(key) + 1
+                if letters > NAMES:
+                    raise TesseraError(f"{path} has dictionaries nested in each other without end: save it again")
+                waiting.append((f"{place}.{key}" if place else key, child, depth + 1))
     return found
 
 
@@ -64,14 +70,18 @@ def _children(value: Any) -> Iterator[tuple[str, Any]]:
 
 def _named_tensors(tree: Any, path: Path) -> Iterator[tuple[str, StoredTensor]]:
     waiting: list[tuple[str, Any, int]] = [("", tree, 0)]
+    letters = 0
     for _ in range(MOST):
         if not waiting:
             return
         prefix, module, depth = waiting.pop()
-        if depth > DEEPEST:
+        if depth > DEEPEST or letters > NAMES:
             break
         if isinstance(module, dict):
             for name, value in module.items():
+                letters += len(prefix) + len(str(name)) + 1
+                if letters > NAMES:
+                    break
                 if isinstance(value, StoredTensor):
                     yield f"{prefix}{name}", value
                 elif isinstance(value, dict):

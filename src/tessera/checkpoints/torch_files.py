@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from tessera.checkpoints.budget import MOST, Budget, TooCostly
 from tessera.checkpoints.pickled_names import Names
 from tessera.checkpoints.pickled_tensors import Storage, StorageType, storage_description
 from tessera.checkpoints.stored import Deflated, FilePart
@@ -25,7 +26,6 @@ __all__ = ["Contents", "join_hint", "read_legacy", "read_zip", "refuse_code"]
 
 MAGIC = 0x1950A86A20F9469CFC6C
 VERSION = 1001
-LARGEST_PICKLE = 2**30  # bytes, of the description; its tensors are elsewhere
 LARGEST_DEFLATION = 1040  # times: deflate cannot shrink anything more
 
 
@@ -76,9 +76,10 @@ class _Zip:
             raise TesseraError(f"{self.path} was written on a big-endian machine, which cannot be read: save it again on another")
         script = f"{self.root}constants.pkl" in self.archive.NameToInfo
         names = Names()
-        stream = io.BytesIO(self.bytes_of("data.pkl", LARGEST_PICKLE))
+        budget = Budget(self.size)
+        stream = io.BytesIO(self.bytes_of("data.pkl", budget.largest_description(self.size)))
         with refuse_code(self.path):
-            tree = unpickle(stream, names.find, self.storage)
+            tree = unpickle(stream, names.find, self.storage, budget)
         return Contents("torchscript" if script else "zip", tree, frozenset(names.foreign))
 
     def storage(self, identity: Any) -> Storage:
@@ -128,17 +129,17 @@ def read_legacy(path: Path) -> Contents:
     """
     size = path.stat().st_size
     with path.open("rb") as file, refuse_code(path):
-        stream = _Bounded(file, size)
-        if unpickle(stream, Names().find, storage_description) != MAGIC:
+        stream, budget = _Bounded(file, size), Budget(size)
+        if unpickle(stream, Names().find, storage_description, budget) != MAGIC:
             raise TesseraError(f"{path} is a pickle but no checkpoint: torch.save writes another format; save its tensors with it")
-        version, system = (unpickle(stream, Names().find, storage_description) for _ in range(2))
+        version, system = (unpickle(stream, Names().find, storage_description, budget) for _ in range(2))
         if version != VERSION or not isinstance(system, dict):
             raise TesseraError(f"{path} has another version of torch's legacy format, not {VERSION}: save it again with a later torch")
         if system.get("little_endian") is not True:
             raise TesseraError(f"{path} was written on a big-endian machine, which cannot be read: save it again on another")
         names, storages = Names(), _LegacyStorages(path)
-        tree = unpickle(stream, names.find, storages.storage)
-        storages.place(unpickle(stream, Names().find, storages.storage), stream, size)
+        tree = unpickle(stream, names.find, storages.storage, budget)
+        storages.place(unpickle(stream, Names().find, storages.storage, budget), stream, size)
     return Contents("legacy", tree, frozenset(names.foreign))
 
 
@@ -188,7 +189,7 @@ class _Bounded:
         self.file, self.size, self.position = file, size, 0
 
     def read(self, count: int, /) -> bytes:
-        content = self.file.read(max(min(count, self.size - self.position, LARGEST_PICKLE), 0))
+        content = self.file.read(max(min(count, self.size - self.position, MOST), 0))
         self.position += len(content)
         return content
 
@@ -210,6 +211,8 @@ def refuse_code(path: Path) -> Iterator[None]:
     """Turns what a pickle does wrongly into a sentence about the file."""
     try:
         yield
+    except TooCostly as error:
+        raise TesseraError(f"{path} is not read to its end: {error}") from None
     except RunsCode as error:
         raise TesseraError(f"{path} tries to run {_plain(error)}: a checkpoint holds no code; nothing was run") from None
     except MalformedPickle as error:

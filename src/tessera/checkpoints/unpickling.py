@@ -9,6 +9,8 @@ import pickletools
 from collections.abc import Callable
 from typing import IO, Any, Protocol, cast, runtime_checkable
 
+from tessera.checkpoints.budget import Budget
+
 __all__ = ["Foreign", "Global", "MalformedPickle", "RunsCode", "Stream", "Unbuilt", "unpickle"]
 
 
@@ -78,24 +80,27 @@ class Unbuilt(Foreign):
         raise NotImplementedError
 
 
-def unpickle(stream: Stream, find: Callable[[str, str], object], persistent: Callable[[Any], object]) -> Any:
+def unpickle(stream: Stream, find: Callable[[str, str], object], persistent: Callable[[Any], object], budget: Budget) -> Any:
     """The value of the pickle that starts at the stream's position; the stream is left right after it.
 
     Args:
         find: (module, name) → what stands for it: a `Global`, or a plain value.
         persistent: persistent id → its value (the storages of tensors).
+        budget: what is left of what the file may cost.
 
     Sets become lists; keys that are no plain values become `Foreign`.
 
     Raises:
         MalformedPickle: cut short, or not a pickle.
         RunsCode: it asks for something that would run.
+        TooCostly: it asks for more than the budget.
     """
-    machine = _Machine(find, persistent)
+    machine = _Machine(find, persistent, budget)
     try:
         for operation, argument, _ in pickletools.genops(cast(IO[bytes], stream)):
             if operation.name == "STOP":
                 return machine.stack.pop()
+            budget.instruction(argument)
             OPERATIONS[operation.name](machine, argument)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError) as error:
         raise MalformedPickle(_sentence(error)) from error
@@ -105,8 +110,8 @@ def unpickle(stream: Stream, find: Callable[[str, str], object], persistent: Cal
 class _Machine:
     """The stack, the stacks below the open marks, and the memo."""
 
-    def __init__(self, find: Callable[[str, str], object], persistent: Callable[[Any], object]) -> None:
-        self.find, self.persistent = find, persistent
+    def __init__(self, find: Callable[[str, str], object], persistent: Callable[[Any], object], budget: Budget) -> None:
+        self.find, self.persistent, self.budget = find, persistent, budget
         self.stack: list[Any] = []
         self.below: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
@@ -150,7 +155,10 @@ class _Machine:
 
     def call(self, target: object, arguments: Any) -> None:
         if isinstance(target, Global):
-            self.push(target.make(arguments))
+            self.budget.copies(arguments)
+            made = target.make(arguments)
+            self.budget.copies(made)
+            self.push(made)
         elif isinstance(target, Foreign):
             raise RunsCode(f"an object of {target.name}")
         else:
@@ -187,6 +195,7 @@ class _Machine:
     def build(self, _: object) -> None:
         state, target = self.stack.pop(), self.stack[-1]
         if isinstance(target, Unbuilt):
+            self.budget.copies(state)
             target.result = self.stack[-1] = target.complete(state)
 
     def extend(self, items: list[Any]) -> None:
@@ -199,7 +208,7 @@ class _Machine:
     def update(self, keys: list[Any], values: list[Any]) -> None:
         target = self.stack[-1]
         if isinstance(target, dict):
-            target.update(zip(map(_key, keys), values, strict=True))
+            target.update(zip(map(self.key, keys), values, strict=True))
         elif not isinstance(target, Foreign):
             raise MalformedPickle(f"it sets items of a {type(target).__name__}")
 
@@ -219,7 +228,7 @@ class _Machine:
 
     def dictionary(self, _: object) -> None:
         items = self.pop_mark()
-        self.push(dict(zip(map(_key, items[::2]), items[1::2], strict=True)))
+        self.push(dict(zip(map(self.key, items[::2]), items[1::2], strict=True)))
 
     def tuple_of(self, count: int) -> None:
         if len(self.stack) < count:
@@ -229,13 +238,15 @@ class _Machine:
     def extension(self, code: int) -> None:
         raise RunsCode(f"the pickle extension {code}")
 
-
-def _key(key: object) -> object:
-    """A key that can be hashed in bounded depth (Python hashes nested tuples by recursion without a limit)."""
-    plain = str | bytes | int | float | None | Foreign
-    if isinstance(key, plain) or (isinstance(key, tuple) and all(isinstance(part, plain) for part in key)):
-        return key
-    return Foreign(type(key).__name__)
+    def key(self, key: object) -> object:
+        """A key that can be hashed in bounded time (Python hashes nested tuples by recursion, and long ones anew each time)."""
+        if isinstance(key, str) or (isinstance(key, int) and abs(key) < 2**31):
+            return key
+        plain = str | bytes | int | float | None | Foreign
+        if isinstance(key, plain) or (isinstance(key, tuple) and len(key) <= 16 and all(isinstance(part, plain) for part in key)):
+            self.budget.odd_key()
+            return key
+        return Foreign(type(key).__name__)
 
 
 def _sentence(error: Exception) -> str:

@@ -8,7 +8,6 @@ byte symbols, the merges in order, `<|endoftext|>`, `<PAD>`, `<BOS>` and `<EOS>`
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from tessera.contexts.prompt_warnings import UnknownWords, valid, warn_truncated
 from tessera.contexts.tokenizer import byte_symbols
 from tessera.contexts.words import split_words
 from tessera.errors import TesseraError, UsageError
+from tessera.json_files import parse_json
 
 __all__ = ["MARKERS", "BytePairs", "WholeWords", "WordPieces", "Writer", "read_wordpieces"]
 
@@ -207,7 +207,7 @@ def read_wordpieces(path: str | Path) -> list[str]:
     if path.suffix != ".json":
         return text.removesuffix("\n").split("\n")
     try:
-        data = json.loads(text)
+        data = parse_json(text)
         pieces = sorted(data["model"]["vocab"], key=data["model"]["vocab"].get) if isinstance(data, dict) else data
     except (ValueError, KeyError, TypeError) as error:
         raise TesseraError(f"{str(path)!r} holds no vocabulary of word pieces: expected a JSON list, or a tokenizer.json") from error

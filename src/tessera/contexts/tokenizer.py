@@ -7,7 +7,6 @@ the same 256 with `</w>`, the joined merges in order, and the two markers.
 
 import gzip
 import html
-import json
 import re
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from tessera.contexts.prompt_warnings import warn_truncated
 from tessera.errors import TesseraError, UsageError
+from tessera.json_files import parse_json
 
 __all__ = ["ClipTokenizer", "clean", "fix", "read_merges"]
 
@@ -166,7 +166,7 @@ def read_merges(path: str | Path, most: int | None = CLIP_MERGES) -> list[str]:
 
 def _merges_of_json(path: Path, text: str) -> list[str]:
     try:
-        data = json.loads(text)
+        data = parse_json(text)
         if isinstance(data, dict):
             data = data["model"]["merges"] if "model" in data else data["merges"]
         return [merge if isinstance(merge, str) else " ".join(merge) for merge in data]

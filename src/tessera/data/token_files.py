@@ -16,6 +16,7 @@ import numpy as np
 
 from tessera.atomic import write_file
 from tessera.errors import UsageError
+from tessera.json_files import read_json
 
 __all__ = ["CHUNK", "DIFFERENT_SIZES", "Part", "TokenFiles"]
 
@@ -93,7 +94,7 @@ class TokenFiles:
 
     def read_skipped(self) -> dict[str, str]:
         try:
-            skipped = json.loads((self.folder / "skipped.json").read_text(encoding="utf-8"))
+            skipped = read_json(self.folder / "skipped.json")
             return {str(path): str(reason) for path, reason in skipped.items()}
         except (OSError, ValueError, AttributeError):  # a report only: without it the cache serves as well
             return {}

@@ -28,6 +28,7 @@ from tessera.errors import TesseraError
 from tessera.evaluation.extractors import FeatureExtractor
 from tessera.evaluation.fid import RunningStatistics, Statistics
 from tessera.evaluation.picture_sets import PictureSet
+from tessera.json_files import parse_json, read_json
 
 __all__ = ["Features", "MeasuredStatistics", "Measurer", "Origin", "read_statistics"]
 
@@ -75,7 +76,7 @@ def read_statistics(path: Path, extractor: FeatureExtractor | None = None) -> Me
             written = file.metadata() or {}
             if written.get("kind") != KIND:
                 raise TesseraError(f"{path} holds no statistics: expected a file that `tessera evaluate statistics` wrote")
-            origin = Origin(**json.loads(written["origin"]))
+            origin = Origin(**parse_json(written["origin"]))
             mean, covariance = file.get_tensor("mean"), file.get_tensor("covariance")
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise TesseraError(f"the statistics in {path} cannot be read ({error}): make them again") from None
@@ -151,7 +152,7 @@ class Measurer:
     def _kept_features(self, folder: Path) -> Features | None:
         """Those in a folder; None when it is not there, not whole, or not of this extractor."""
         try:
-            origin = Origin(**json.loads((folder / "origin.json").read_text(encoding="utf-8")))
+            origin = Origin(**read_json(folder / "origin.json"))
             _check(origin, self.extractor, "the features")
             if (folder / "features.f32").stat().st_size != origin.count * self.extractor.width * 4:
                 return None

@@ -15,6 +15,7 @@ import torch
 
 from tessera.atomic import write_file
 from tessera.errors import TesseraError, UsageError
+from tessera.json_files import read_json
 
 __all__ = ["Checkpointer", "claim"]
 
@@ -81,7 +82,7 @@ class Checkpointer:
 
     def _latest(self) -> str | None:
         try:
-            name = json.loads(self.pointer.read_text())["file"]
+            name = read_json(self.pointer)["file"]
         except (OSError, ValueError, KeyError):
             return None
         return name if (self.folder / name).exists() else None

@@ -8,15 +8,14 @@ overridden as `key.sub=value`, the value read as YAML. Model parts and datasets 
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from tessera.errors import UsageError, suggest
+from tessera.yaml_files import parse_yaml, read_yaml
 
 __all__ = [
     "AutoregressiveLoss", "Average", "Checkpoints", "ClipRecipe", "CodecRecipe", "DenoisingLoss", "FlowModel", "FlowRecipe", "JointFlow",
@@ -355,42 +354,17 @@ RECIPES: dict[str, type[Recipe]] = {
 }  # fmt: skip
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML nearer to its version 1.2: 1e-4 is a number, only true and false are booleans, and keys (`null:`, `on:`) are text."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                key.tag = "tag:yaml.org,2002:str"
-        return super().construct_mapping(node, deep)
-
-
-_Loader.yaml_implicit_resolvers = {
-    letter: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
-    for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|false|False)$"), list("tTfF"))
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"^[-+]?(?:[0-9][0-9_]*)(?:\.[0-9_]*)?[eE][-+]?[0-9]+$|^[-+]?(?:[0-9][0-9_]*)?\.[0-9_]+(?:[eE][-+]?[0-9]+)?$|^[-+]?[0-9][0-9_]*\.$"
-    ),
-    list("-+0123456789."),
-)
-
-
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Any:
     """The recipe in the YAML file `path`, with `key.sub=value` overrides, as the class of its task.
 
     Raises UsageError for a missing or unreadable file, an unknown key (naming the nearest), or a value out of range.
     """
     try:
-        values = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
+        values = read_yaml(Path(path))
     except OSError as error:
-        raise UsageError(f"cannot read the recipe {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"the recipe {path} is not YAML: {' '.join(str(error).split())}") from error
+        raise UsageError(f"cannot read the recipe {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise UsageError(f"cannot use {path} as a recipe: {error}") from error
     if not isinstance(values, dict):
         raise UsageError(f"the recipe {path} must be a list of `key: value` lines, not {type(values).__name__}")
     for override in overrides:
@@ -423,9 +397,9 @@ def _override(values: dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise UsageError(f"override {override!r} must read key=value, for example optimizer.rate=1e-4")
     try:
-        value = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise UsageError(f"override {override!r}: {text!r} is not a YAML value") from error
+        value = parse_yaml(text)
+    except ValueError as error:
+        raise UsageError(f"override {override!r}: {text!r} is not a YAML value: {error}") from error
     *parents, last = key.split(".")
     place: Any = values
     for parent in parents:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tessera.atomic import write_file
+from tessera.json_files import parse_json
+from tessera.visible import visible
 
 __all__ = ["MetricsFile", "TrainingProgress", "read_metrics"]
 
@@ -37,7 +39,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = []
     for text in path.read_text(encoding="utf-8").splitlines():
         try:
-            lines.append(json.loads(text))
+            lines.append(parse_json(text))
         except ValueError:
             break
     return lines
@@ -66,7 +68,7 @@ class TrainingProgress:
 
     def say(self, text: str) -> None:
         """A line above the bar."""
-        self.bar.console.print(text, highlight=False, markup=False)
+        self.bar.console.print(visible(text), highlight=False, markup=False)
 
     def close(self) -> None:
         self.bar.stop()

@@ -6,7 +6,6 @@ the shared noise. Guidance, truncation, posterior and draw stay theirs.
 
 from __future__ import annotations
 
-import json
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -22,6 +21,7 @@ from torch import Tensor
 from tessera.checkpoints.recording import Noise
 from tessera.checkpoints.verification.trial import AfterStep, Outcome, Size, Trial, levels, words_condition
 from tessera.errors import TesseraError, UsageError
+from tessera.json_files import read_json
 
 __all__ = ["INDEX", "DiffusersPipeline"]
 
@@ -178,7 +178,7 @@ def quiet() -> Iterator[None]:
 
 def _index(folder: Path) -> Mapping[str, Any]:
     try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        index = read_json(folder / INDEX)
     except (OSError, ValueError) as error:
         raise TesseraError(f"{folder / INDEX} cannot be read ({error}): copy the folder again") from None
     return index if isinstance(index, dict) else {}

@@ -6,7 +6,6 @@ text-to-image runs (component "port to diffusers") hold every stage that is comp
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from torch import Tensor
 from tessera.checkpoints.recording import recorded_noise
 from tessera.checkpoints.verification.trial import AfterStep, Outcome, Probe, Size, Trial, words_condition
 from tessera.errors import TesseraError, UsageError
+from tessera.json_files import read_json
 
 __all__ = ["CASE", "Recording"]
 
@@ -66,7 +66,7 @@ class Recording:
 
     def _read_spec(self) -> dict[str, Any]:
         try:
-            spec = json.loads((self.folder / CASE).read_text(encoding="utf-8"))
+            spec = read_json(self.folder / CASE)
         except (OSError, ValueError) as error:
             raise TesseraError(f"the recording {self.folder} cannot be read ({error}): copy the folder again") from None
         if not isinstance(spec, dict):
