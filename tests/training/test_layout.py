@@ -60,7 +60,7 @@ def test_layouts_of_data_without_them_are_refused():
 
 def layout_task(factor: int) -> tuple[Any, Batches]:
     codec = {"kind": "patch", "classes": 48, "factor": factor, "dim": 24}
-    recipe = FlowRecipe(**{**FLOW, "out": "run", "codec": codec, "layout": {"alone": 20}})
+    recipe = FlowRecipe(**{**FLOW, "out": "run", "codec": codec, "layout": {"words": 15, "alone": 15}})
     task = make_task(recipe, 64)
     batches = Batches(Scenes(length=24), 0, 8, **task.asks)
     task.begin(batches)
@@ -72,22 +72,27 @@ def test_layouts_of_another_grid_than_the_tokens_are_refused():
         layout_task(16)
 
 
-def test_the_layout_is_learnt_alone_first_and_then_beside_the_tokens():
+def test_words_learn_the_layout_first_then_the_network_and_then_the_tokens_too():
     torch.manual_seed(0)
     task, batches = layout_task(8)
     optimizer = torch.optim.AdamW([p for p in task.parameters() if p.requires_grad], lr=3e-3)
-    seen = []
-    for step in range(40):
-        loss, report = task(batches[step], step, batches.size)
+    seen: dict[str, list[float]] = {"layout_of_words": [], "layout": []}
+    for step in range(45):
         optimizer.zero_grad()
+        loss, report = task(batches[step], step, batches.size)
         loss.backward()
-        head = task.flow.network.head.weight.grad
+        learns = {
+            "words": task.flow.context_encoder.word_embedding.weight.grad is not None,
+            "network": task.flow.network.norm_out.weight.grad is not None,
+            "tokens": task.flow.network.head.weight.grad is not None,
+        }
+        assert learns == {"words": True, "network": step >= 15, "tokens": step >= 30}
         optimizer.step()
-        seen.append(float(report["layout"]))
-        assert (head is None or not head.any()) == (step < 20)
-        assert torch.isclose(loss.detach(), report["layout"]) == (step < 20)
-    assert seen[0] == pytest.approx(np.log(Scenes.layout_classes), rel=1e-5)
-    assert np.mean(seen[15:20]) < 0.8 * seen[0]
+        for name, values in seen.items():
+            values += [float(report[name])] if name in report else []
+    for values in seen.values():
+        assert values[0] == pytest.approx(np.log(Scenes.layout_classes), rel=1e-5)
+        assert np.mean(values[12:15]) < 0.8 * values[0]
     assert not any("layout" in name for name in task.flow.state_dict())
 
 

@@ -244,8 +244,9 @@ class FlowModel(Section):
 class Layout(Section):
     """A coarse target beside the tokens: what is in each cell, as the data know it. Teaches relations, which the choice of tokens hides."""
 
-    alone: int = Field(default=0, description="first optimiser steps, which learn the layout of fully masked pictures alone", ge=0)
-    weight: float = Field(default=1.0, description="of its cross-entropy on masked cells afterwards", ge=0)
+    words: int = Field(default=0, description="first optimiser steps, in which a small decoder teaches the words alone", ge=0)
+    alone: int = Field(default=0, description="optimiser steps after these, which learn the layout of fully masked pictures alone", ge=0)
+    weight: float = Field(default=1.0, description="of its cross-entropies afterwards", ge=0)
 
 
 class FlowRecipe(Recipe):

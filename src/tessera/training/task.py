@@ -35,7 +35,7 @@ class Panel:
 class Task(nn.Module):
     """A training problem. Parameters that require gradients are optimised.
 
-    `forward(batch, seed)` is the loss (a scalar) and a report (name → scalar tensor, detached, for the metrics, the same names always);
+    `forward(batch, seed)` is the loss (a scalar) and a report (name → scalar tensor, detached, for the metrics);
     every random number in it comes from `seed` and the batch's positions. While training, `positions[0] // total` steps are done.
     """
 

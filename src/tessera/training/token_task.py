@@ -1,9 +1,4 @@
-"""Training a flow over the tokens of a frozen codec, and beside it, where the recipe asks for it, the layout of its pictures.
-
-Which of thousands of tokens a cell gets hides where a prompt puts things: networks that learnt tokens alone drew every thing of a
-caption and no relation. So a linear head over the network's features learns what is in each cell (`Layout`), at first on fully masked
-pictures alone, until relations are read, then beside the tokens. The head is not part of the trained model.
-"""
+"""Training a flow over the tokens of a frozen codec, and beside it, where the recipe asks for it, the layout of its pictures."""
 
 from __future__ import annotations
 
@@ -13,14 +8,15 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch import Tensor
 
+from tessera.contexts.context import Context
 from tessera.errors import UsageError
 from tessera.flow import TokenFlow
 from tessera.processes.token_loss import LossOutput
 from tessera.randomness import Draws, derive_seed
 from tessera.training.flow_task import FlowTask
+from tessera.training.layout import LayoutLearner
 from tessera.training.loader import Batch, Batches
 from tessera.training.recipe import FlowRecipe, NullPromptRecipe
 from tessera.training.task import Panel, StepDraws, to_picture
@@ -42,48 +38,60 @@ class TokenTask(FlowTask):
         if asked is not None and asked > flow.process.steps:
             raise UsageError(f"sampling.steps is {asked}, but the process has only {flow.process.steps}")
         self.layout = recipe.layout if isinstance(recipe, FlowRecipe) else None
-        if self.layout is not None and "initialisation" not in flow.network.config:
-            raise UsageError("the recipe's `layout` is for networks of kind vq-diffusion: leave it out")
-        self.layout_head: nn.Linear | None = None
+        if self.layout is not None and flow.network.config.get("condition") != "text":
+            raise UsageError("the recipe's `layout` is for networks of kind vq-diffusion that read words: leave it out")
+        self.layout_learner: LayoutLearner | None = None
 
     @property
     def asks(self) -> dict[str, bool]:
         return {"layouts": self.layout is not None}
 
     def begin(self, batches: Batches) -> None:
-        if self.layout is not None:
-            data: Any = batches.data
-            first = batches[0].layouts
-            rows, columns = self.flow.network.grid
-            if first is None or first.shape[1] != rows * columns:
-                cells = "no" if first is None else first.shape[1]
-                raise UsageError(f"the data's layouts have {cells} cells, but the network has {rows}x{columns} tokens: leave `layout` out")
-            self.layout_head = nn.Linear(self.flow.network.config["width"], data.layout_classes, device=self.device)
-            nn.init.zeros_(self.layout_head.weight)
-            nn.init.zeros_(self.layout_head.bias)
+        if self.layout is None:
+            return
+        data: Any = batches.data
+        first, network, context = batches[0].layouts, self.flow.network.config, self.flow.context_encoder.config
+        rows, columns = network["grid"]
+        if first is None or first.shape[1] != rows * columns:
+            cells = "no" if first is None else first.shape[1]
+            raise UsageError(f"the data's layouts have {cells} cells, but the network has {rows}x{columns} tokens: leave `layout` out")
+        made = LayoutLearner(data.layout_classes, rows * columns, network["width"], context["width"], context.get("heads", 1))
+        self.layout_learner = made.to(self.device)
 
     def forward(self, batch: Batch, seed: int, total: int) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
-        tokens = self.tokens(batch)
         rows = [position % total for position in batch.positions]
-        draws = StepDraws(seed, total, rows, tokens.device)
-        t = None if self.training else self._spread_times(rows, total)
-        alone = self.training and self.layout is not None and batch.positions[0] // total < self.layout.alone
-        if alone:
-            t = torch.full((len(tokens),), self.flow.process.steps, device=self.device)
         prompts = self.some_dropped(batch.prompts, seed, total, rows)
+        context = self._context(prompts).to(self.device)
+        stage = self._stage(batch.positions[0] // total)
+        if stage == "words":
+            assert self.layout_learner is not None
+            assert batch.layouts is not None
+            of_words = self.layout_learner.words_loss(context, batch.layouts)
+            return of_words, {"layout_of_words": of_words.detach()}
+        tokens = self.tokens(batch)
+        t = None if self.training else self._spread_times(rows, total)
+        if stage == "alone":
+            t = torch.full((len(tokens),), self.flow.process.steps, device=self.device)
+        draws = StepDraws(seed, total, rows, tokens.device)
         features: list[Tensor] = []
-        out = self.evaluate(tokens, prompts, draws, t, features)
+        out = self.evaluate(tokens, context, draws, t, features)
         report = {"nll": out.auxiliary.detach().mean() / tokens.shape[1]}
         if out.bound is not None and out.bits_per_token is not None:
             report["bound"] = out.bound.detach().mean() / tokens.shape[1]
             report["bits_per_token"] = out.bits_per_token.detach()
-        loss = out.loss
-        if self.layout is not None and self.layout_head is not None and batch.layouts is not None:
-            nats = cross_entropy(self.layout_head(features[0]).float().flatten(0, 1), batch.layouts.flatten(), reduction="none")
-            layout = (nats * out.masked.flatten()).mean()
-            report["layout"] = layout.detach()
-            loss = layout if alone else loss + self.layout.weight * layout
-        return loss, report
+        if self.layout is None or self.layout_learner is None or batch.layouts is None:
+            return out.loss, report
+        of_words = self.layout_learner.words_loss(context, batch.layouts)
+        of_features = self.layout_learner.features_loss(features[0], batch.layouts, out.masked)
+        report |= {"layout_of_words": of_words.detach(), "layout": of_features.detach()}
+        layout = of_words + of_features
+        return layout if stage == "alone" else out.loss + self.layout.weight * layout, report
+
+    def _stage(self, step: int) -> str:
+        """What the step after `step` steps learns: "words", "alone" (the layout alone) or "all"."""
+        if not self.training or self.layout is None or step >= self.layout.words + self.layout.alone:
+            return "all"
+        return "words" if step < self.layout.words else "alone"
 
     def _spread_times(self, rows: Sequence[int], total: int) -> Int[Tensor, " b"]:
         """Times spread evenly over 1..T by the number of the picture, so that every evaluation sees the same ones."""
@@ -100,13 +108,12 @@ class TokenTask(FlowTask):
     def evaluate(
         self,
         tokens: Int[Tensor, "b n"],
-        prompts: Sequence[Any],
+        context: Context,
         draws: Draws,
         t: Int[Tensor, " b"] | None = None,
         features: list[Tensor] | None = None,
     ) -> LossOutput:
         """The loss of clean tokens; `t` fixes the times, drawn otherwise. `features` receives the network's, for the layout."""
-        context = self._context(prompts).to(tokens.device)
         network = self._network[0]
         p_t = None if t is None else torch.full_like(t, 1 / self.flow.process.steps, dtype=torch.float32)
 
@@ -134,7 +141,8 @@ class TokenTask(FlowTask):
         for batch in batches:
             tokens = self.tokens(batch.to(self.device))
             t = self._spread_times(batch.positions, count)
-            out = self.evaluate(tokens, batch.prompts, Draws(derive_seed(seed, "panel"), batch.positions, self.device), t)
+            context, draws = self._context(batch.prompts).to(self.device), Draws(derive_seed(seed, "panel"), batch.positions, self.device)
+            out = self.evaluate(tokens, context, draws, t)
             times.append(out.t.cpu())
             losses.append((out.auxiliary if out.bound is None else out.bound).float().cpu() / tokens.shape[1])
             bins = (out.masked.double().mean(1) * MASKED_SHARES).long().clamp(max=MASKED_SHARES - 1).cpu()

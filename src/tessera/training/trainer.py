@@ -251,9 +251,10 @@ class Trainer:
         return "nothing was saved before, so start anew" if saved is None else f"the checkpoint of step {saved} is kept, so go on from it"
 
     def _line(self, images_per_second: float) -> dict[str, Any]:
-        """Means of the pending reports over steps and processes."""
-        names = sorted(self.pending[0])
-        table = torch.stack([torch.stack([report[name] for name in names]) for report in self.pending]).mean(0)
+        """Means of the pending reports over steps and processes; of what no step measured, nothing."""
+        names = sorted({name for report in self.pending for name in report})
+        absent = torch.full_like(self.pending[0]["loss"], math.nan)  # of the stages of a run, not all measure everything
+        table = torch.stack([torch.stack([report.get(name, absent) for name in names]) for report in self.pending]).nanmean(0)
         means = self.accelerator.reduce(table, "mean").tolist()
         self.pending.clear()
         line = dict(zip(names, means, strict=True))
