@@ -27,6 +27,8 @@ ASSETS = Path(__file__).parent / "assets"
 # What an installation must have; a folder missing from it is a broken installation, not an unknown name.
 SHIPPED = ("scenes", "scenes-v", "scenes-versatile")
 KEYS = {"name": str, "family": str, "flows": dict, "size": list, "defaults": dict}
+OPTIONAL = {"parts": dict, "card": dict, "weights_sha256": str, "dtype": str}
+LARGEST_SIDE = 2**14  # pixels
 
 
 def bundled() -> dict[str, Path]:
@@ -74,7 +76,15 @@ def read_description(folder: Path, file: str = DESCRIPTION) -> dict[str, Any]:
     for key, kind in KEYS.items():
         if not isinstance(description.get(key), kind):
             raise TesseraError(f"{path} lacks a valid {key!r}: copy the model folder again")
-    if len(description["size"]) != 2 or not all(isinstance(side, int) for side in description["size"]):
+    for key, kind in OPTIONAL.items():
+        if description.get(key) is not None and not isinstance(description[key], kind):
+            raise TesseraError(f"{path} lacks a valid {key!r}: copy the model folder again")
+    for key in ("flows", "parts"):
+        for name, entry in description.get(key, {}).items():
+            if not isinstance(entry, dict):
+                raise TesseraError(f"{path} does not describe {key} {name!r} by keys and values: copy the model folder again")
+    size = description["size"]
+    if len(size) != 2 or not all(isinstance(side, int) and 0 < side <= LARGEST_SIDE for side in size):
         raise TesseraError(f"{path} has size {description['size']}, not [height, width] in pixels: copy the model folder again")
     return description
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tessera.errors import UsageError, suggest
 from tessera.flow import Flow
-from tessera.registry import CODECS, CONTEXTS, NETWORKS, build, look_up
+from tessera.registry import CODECS, CONTEXTS, NETWORKS, build_described, look_up
 
 __all__ = ["ROLES", "Maker", "all_parts", "describe_part", "parts_of", "shared_parts", "tensors_of"]
 
@@ -99,7 +99,7 @@ class Maker:
         """Raises UsageError for an unknown part or kind, or arguments that it does not take."""
         what, table = ROLES[role]
         if "part" not in config:
-            return build(what, table, config)
+            return build_described(what, table, config)
         name, arguments = config["part"], _arguments(config)
         if name not in self._shared:
             raise UsageError(suggest("part", str(name), self._shared))
@@ -108,7 +108,7 @@ class Maker:
             made = look_up(what, table, whole["kind"])
             if arguments and hasattr(made, "only"):
                 whole = made.only(whole, [_arguments(flow[role]) for flow in self._flows if flow[role].get("part") == name])
-            self.made[name] = build(what, table, whole)
+            self.made[name] = build_described(what, table, whole)
         if not arguments:
             return self.made[name]
         try:

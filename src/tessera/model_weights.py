@@ -1,11 +1,13 @@
 """Flows ⇄ the files of a model folder (see `model_folder` for the format)."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from tessera.atomic import write_folder
 from tessera.codecs.codec import TokenCodec
@@ -15,10 +17,12 @@ from tessera.flow import Flow, SamplingSettings, TokenFlow
 from tessera.model_folder import DESCRIPTION, FORMAT, WEIGHTS, read_description
 from tessera.model_parts import ROLES, Maker, all_parts, describe_part, parts_of, shared_parts, tensors_of
 from tessera.nn.initialisation import without_initialisation
+from tessera.nn.sketch import TooLarge, sketching
 from tessera.processes.discrete import DiscreteProcess
 from tessera.processes.gaussian import GaussianProcess
 from tessera.processes.gaussian_loss import GaussianLoss
 from tessera.registry import LOSSES, build
+from tessera.schema import check_arguments
 from tessera.tensor_files import SHARD_BYTES, StoredTensors, TensorSource, write_tensors
 
 __all__ = [
@@ -87,13 +91,22 @@ def read_model(folder: Path, flows: Sequence[str] | None = None) -> Stored:
     about = read_description(folder)
     wanted = about["flows"] if flows is None else chosen(about["flows"], flows, folder)
     partial = len(wanted) < len(about["flows"])
-    maker = Maker(about.get("parts", {}), wanted.values())
-    with without_initialisation():  # every tensor that is used comes from the file
-        model = build_model({**about, "flows": wanted}, folder / DESCRIPTION, maker)._replace(partial=partial)
-    expected = tensors_of(model.flows, maker.made, used=partial)
     stored = StoredTensors(folder, WEIGHTS)
-    found = {name: shape for name, shape in stored.shapes.items() if name in expected} if partial else stored.shapes
-    check_shapes(folder / WEIGHTS, found, {name: tuple(tensor.shape) for name, tensor in expected.items()}, DESCRIPTION)
+
+    def made() -> tuple[Stored, dict[str, Tensor]]:
+        maker = Maker(about.get("parts", {}), wanted.values())
+        model = build_model({**about, "flows": wanted}, folder / DESCRIPTION, maker)._replace(partial=partial)
+        return model, tensors_of(model.flows, maker.made, used=partial)
+
+    try:
+        with sketching(len(stored.shapes), sum(map(math.prod, stored.shapes.values()))):
+            _, sketched = made()
+    except TooLarge as error:
+        raise TesseraError(f"{folder / WEIGHTS} does not fit its {DESCRIPTION}: {error}") from None
+    found = {name: shape for name, shape in stored.shapes.items() if name in sketched} if partial else stored.shapes
+    check_shapes(folder / WEIGHTS, found, {name: tuple(tensor.shape) for name, tensor in sketched.items()}, DESCRIPTION)
+    with without_initialisation():  # every tensor that is used comes from the file
+        model, expected = made()
     with torch.no_grad():
         for name, tensor in expected.items():
             tensor.copy_(stored[name])
@@ -120,9 +133,17 @@ def build_model(about: Mapping[str, Any], source: Path, maker: Maker | None = No
     """
     try:
         height, width = about["size"]
+        check_arguments("model", "defaults", SamplingSettings, about["defaults"])
         flows = {name: build_flow(config, maker) for name, config in about["flows"].items()}
         defaults = SamplingSettings(**about["defaults"])
-    except (UsageError, KeyError, TypeError, ValueError) as error:  # what a file says is not the user's argument
+    except (
+        UsageError,
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RuntimeError,
+    ) as error:  # the file's fault
         sentence = f"{error} is missing" if isinstance(error, KeyError) else str(error).split("\n")[0]
         raise TesseraError(f"{source} does not describe a model: {sentence}") from error
     return Stored(about["name"], about["family"], flows, (height, width), defaults, about.get("card", {}), about.get("weights_sha256"))
@@ -162,8 +183,11 @@ def build_flow(config: Mapping[str, Any], maker: Maker | None = None) -> Flow:
         raise UsageError(f"the network needs a context of width {needed} but the context encoder gives {width or 'none'}")
     if kind == FloatFlow.kind:
         loss = {"parametrisation": network.parametrisation, **config.get("loss", {})}
-        return FloatFlow(codec, context_encoder, network, GaussianLoss(GaussianProcess.from_config(config["process"]), **loss))
-    process = DiscreteProcess.from_config(config["process"])
+        with torch.device("cpu"):  # tables are computed even where a model is only sketched
+            gaussian = GaussianProcess.from_config(config["process"])
+        return FloatFlow(codec, context_encoder, network, GaussianLoss(gaussian, **loss))
+    with torch.device("cpu"):
+        process = DiscreteProcess.from_config(config["process"])
     for what, of_network, of_process in [
         ("classes", network.classes, process.classes),
         ("time steps", network.config.get("timesteps"), process.steps),  # None: the network is not told the time

@@ -15,7 +15,7 @@ from tessera.atomic import write_folder
 from tessera.errors import TesseraError, UsageError
 from tessera.json_files import read_json
 from tessera.part_description import CARD, CONFIG, WEIGHTS
-from tessera.registry import build
+from tessera.registry import build_described
 from tessera.tensor_files import TensorSource, write_tensors
 
 __all__ = ["load_part", "save_part"]
@@ -44,7 +44,7 @@ def load_part(kind: str, table: Mapping[str, str], folder: str | Path) -> nn.Mod
         weights = load_file(folder / WEIGHTS)
     except (OSError, ValueError, SafetensorError) as error:
         raise TesseraError(f"the {kind} in {folder} cannot be read: {error}") from error
-    part: Any = build(kind, table, config)
+    part: Any = build_described(kind, table, config)
     try:
         part.load_state_dict(weights)
     except RuntimeError as error:

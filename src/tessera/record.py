@@ -3,17 +3,45 @@
 import json
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import NotRequired
 
 from PIL import Image, PngImagePlugin
+from typing_extensions import TypedDict
 
 from tessera.errors import TesseraError, UsageError
 from tessera.json_files import parse_json
 from tessera.pictures import open_picture
+from tessera.schema import check_arguments
 
 __all__ = ["Record", "Written", "save_png"]
 
 KEY = "tessera"
+LARGEST_SIDE = 2**14  # pixels
+
+
+class SeenDescription(TypedDict):
+    """A picture in a blend; see `contexts.blend.Seen.description`."""
+
+    sha256: str
+    hidden: str | None
+    focus: float
+    weight: float
+    directions: list[int] | None
+    class_token: bool
+
+
+class BlendDescription(TypedDict):
+    """See `contexts.blend.Blend.description`."""
+
+    pictures: list[SeenDescription]
+    texts: list[str]
+    mix: list[float]
+    by: str
+    colour: str
+    remove: str | None
+    add: str | None
+    palette: NotRequired[str | None]
+    palette_share: NotRequired[float]
 
 
 @dataclass(frozen=True)
@@ -59,7 +87,7 @@ class Record:
     feather: int = 0
     place: tuple[int, int] | None = None
     beams: int = 1
-    blend: dict[str, Any] | None = None
+    blend: BlendDescription | None = None
 
     def attach(self, picture: Image.Image) -> Image.Image:
         """The same picture, carrying this record in `picture.info["tessera"]`."""
@@ -77,9 +105,14 @@ class Record:
             height, width = values["size"]
             known = {field.name: values[field.name] for field in fields(Record) if field.default is MISSING or field.name in values}
             place = known.get("place")
-            return Record(**known | {"size": (height, width), "place": place and (place[0], place[1])})
-        except (ValueError, TypeError, KeyError) as error:
-            raise TesseraError(f"the picture's metadata cannot be read ({error!r}): give the prompt and settings yourself") from None
+            known |= {"size": (height, width), "place": place and (place[0], place[1])}
+            check_arguments("the picture's", "record", Record, known)
+            json.dumps(known, ensure_ascii=False).encode()  # halves of UTF-16 pairs are no text
+            if not (0 < height <= LARGEST_SIDE and 0 < width <= LARGEST_SIDE):
+                raise ValueError(f"its size is {width}x{height}")
+            return Record(**known)
+        except (ValueError, TypeError, LookupError) as error:
+            raise TesseraError(f"the picture's metadata cannot be read ({error}): give the prompt and settings yourself") from None
 
     @staticmethod
     def read(path: Path) -> "Record":

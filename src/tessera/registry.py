@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
-from tessera.errors import UsageError, suggest
+from tessera.errors import TesseraError, UsageError, suggest
+from tessera.schema import check_arguments
 
 __all__ = [
     "CODECS", "CONTEXTS", "DATASETS", "EXTRACTORS", "FAMILIES", "FLOAT_SAMPLERS", "LOSSES", "NETWORKS", "READERS",
-    "SAMPLERS", "TOKEN_SAMPLERS", "build", "look_up",
+    "SAMPLERS", "TOKEN_SAMPLERS", "build", "build_described", "check", "look_up",
 ]  # fmt: skip
 
 CODECS = {
@@ -95,6 +96,9 @@ FAMILIES = {  # modules that know a family's released files; see `checkpoints.re
     "versatile": "tessera.families.versatile.released",
 }
 
+MISFITS = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RuntimeError, AssertionError)
+"""What constructors raise of arguments that each are right, but not together. Anything else is a fault of ours."""
+
 
 def look_up(kind: str, table: Mapping[str, str], name: str) -> Any:
     """The class registered under `name`; UsageError naming the nearest one otherwise."""
@@ -105,11 +109,44 @@ def look_up(kind: str, table: Mapping[str, str], name: str) -> Any:
 
 
 def build(kind: str, table: Mapping[str, str], config: Mapping[str, Any]) -> Any:
-    """The part described by `config`: its registered name under "kind", the other entries its constructor's arguments."""
-    arguments = dict(config)
-    name = arguments.pop("kind")
-    made = look_up(kind, table, name)
+    """The part described by `config`: its registered name under "kind", the other entries its constructor's arguments.
+
+    Raises:
+        UsageError: an unknown name, wrong arguments, or arguments that do not fit each other.
+    """
+    name, made, arguments = check(kind, table, config)
     try:
         return made(**arguments)
-    except TypeError as error:
-        raise UsageError(f"bad configuration of {kind} {name!r}: {error}") from error
+    except TesseraError:
+        raise
+    except MISFITS as error:
+        raise UsageError(f"{kind} {name!r}: its arguments do not fit each other ({type(error).__name__}: {error})") from error
+
+
+def build_described(kind: str, table: Mapping[str, str], config: Any) -> Any:
+    """`build`, for a description that lies in a folder which anybody may have written: it names no file and no address.
+
+    Classes name the arguments that would be read from elsewhere in `outside`; saved parts keep such files in their folder (`extra_files`).
+
+    Raises:
+        UsageError: as `build`, or an argument that names a place outside the folder.
+    """
+    _, made, arguments = check(kind, table, config)
+    if named := [key for key in getattr(made, "outside", ()) if arguments.get(key) is not None]:
+        raise UsageError(f"the {kind} would read its {named[0]} from outside the folder: put the file into the folder instead")
+    return build(kind, table, config)
+
+
+def check(kind: str, table: Mapping[str, str], config: Any) -> tuple[str, Any, dict[str, Any]]:
+    """What `build` would make, and of what, without making it: (registered name, constructor, arguments).
+
+    Raises:
+        UsageError: an unknown name, or wrong arguments.
+    """
+    if not isinstance(config, Mapping) or not isinstance(config.get("kind"), str):
+        raise UsageError(f"the {kind} is not described by its kind and arguments: {{kind: {next(iter(table))}, ...}}")
+    arguments = {key: value for key, value in config.items() if key != "kind"}
+    name = config["kind"]
+    made = look_up(kind, table, name)
+    check_arguments(kind, name, made, arguments)
+    return name, made, arguments

@@ -191,7 +191,7 @@ def test_presets_can_be_built(name: str) -> None:
     ("settings", "message"),
     [
         ({"quantizer": "gumble"}, "did you mean 'gumbel'"),
-        ({"quantizer": {"kind": "ema", "decays": 0.5}}, "bad configuration of quantizer 'ema'"),
+        ({"quantizer": {"kind": "ema", "decays": 0.5}}, "quantizer 'ema': unknown argument 'decays'"),
         ({"attention_levels": [3]}, "outside 0..2"),
         ({"width": 24}, "multiples of 32"),
         ({"classes": 21}, "cannot give 21 classes"),

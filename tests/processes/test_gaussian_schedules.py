@@ -85,9 +85,9 @@ def test_log_snr_is_a_line():
     [
         ({"kind": "cosin"}, "did you mean 'cosine'"),
         ({"kind": "log-snr", "mots": 3}, "did you mean 'most'"),
-        ({"kind": "cosine", "steps": 3}, "option of schedule 'cosine'"),
+        ({"kind": "cosine", "steps": 3}, "schedule 'cosine': unknown argument 'steps': it takes none"),
         ({"kind": "log-snr", "most": -10.0}, "must be above"),
-        ({"kind": "log-snr", "most": float("nan")}, "must be above"),
+        ({"kind": "log-snr", "most": float("nan")}, "give a finite number"),
         ({"kind": "linear-beta", "steps": 1}, "at least 2 steps"),
         ({"kind": "linear-beta", "first": 0.5, "last": 0.1}, "first <= last"),
         ({"kind": "linear-beta", "last": 1.5}, "last < 1"),

@@ -61,7 +61,7 @@ def test_the_hybrid_schedule_reaches_its_uniform_share_where_half_is_masked(unif
         (lambda: make_schedule("vq_diffusion", 100), "did you mean 'vq-diffusion'"),
         (lambda: make_schedule("hybrid", 100, unifrom=0.1), "did you mean 'uniform'"),
         (lambda: make_schedule("absorbing", 100, shape="cosin"), "did you mean 'cosine'"),
-        (lambda: make_schedule("absorbing", 0), "at least one step"),
+        (lambda: make_schedule("absorbing", 0), "needs 1 to 100000 steps"),
         (lambda: hybrid(100, 0.3), "0..0.25"),
     ],
 )

@@ -1,15 +1,19 @@
 """Laws of the samplers of continuous models, on data whose answer is known."""
 
+from contextlib import suppress
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tessera.errors import UsageError
-from tessera.processes.gaussian import GaussianProcess
+from tessera.processes.gaussian import PARAMETRISATIONS, GaussianProcess
 from tessera.processes.gaussian_schedules import Cosine, Spliced, make_gaussian_schedule
 from tessera.randomness import Draws
 from tessera.registry import FLOAT_SAMPLERS
+from tessera.samplers.loop import drive, invert, run_floats
 from tessera.samplers.registry import float_sampler
 from tessera.samplers.sampler import FloatStep
 from tests.processes.gaussians import SCHEDULES, both, gaussian, process_of, run, slope, two_humps
@@ -182,3 +186,36 @@ def test_from_pure_noise_the_pseudo_numerical_methods_take_one_step_of_ddim():
         x_s, state = sampler.step(data.predict, PROCESS, POINTS, FloatStep(1.0, 0.9), sampler.init(POINTS), draws)
         torch.testing.assert_close(x_s, expected)
         assert len(state) == 1
+
+
+def predictor(process, network):
+    """The denoiser of a network that answers in the process's parametrisation; like any network, it was never shown an infinity."""
+
+    def predict(x_t, t):
+        assert x_t.isfinite().all()
+        return process.estimate(process.parametrisation, network(x_t, t), x_t, t)
+
+    return predict
+
+
+@pytest.mark.parametrize("parametrisation", PARAMETRISATIONS)
+@pytest.mark.parametrize(("kind", "numbers"), [("cosine", range(1, 11)), ("linear-beta", (1, 3, 10)), ("log-snr", (2,))])
+@pytest.mark.parametrize("name", [*FLOAT_SAMPLERS, "ddim:eta=0.5", "unipc:p=3"])
+def test_every_sampler_runs_every_network_at_every_number_of_steps(name, kind, numbers, parametrisation):
+    """From noise, from a picture, and, without new noise, from a picture's own noise: finite, and not constant."""
+    process = GaussianProcess(make_gaussian_schedule(kind), parametrisation)
+    mixing = torch.randn(12, 12, generator=torch.Generator().manual_seed(0)) / 12**0.5
+    predict = predictor(process, lambda x_t, t: torch.tanh(x_t @ mixing + t[:, None].float()))
+    sampler, picture = float_sampler(name), torch.linspace(-1, 1, 24).view(2, 12)
+    for steps in numbers:
+        common = {"spacing": process.schedule, "steps": steps, "draws": Draws(3, [0, 1])}
+        made = [run_floats(predict, process, sampler, batch=2, shape=(12,), **common)]
+        with suppress(UsageError):  # of one step, none lies below the start
+            made.append(run_floats(predict, process, sampler, batch=2, shape=(12,), init=picture, start=0.6, **common))
+        if sampler.order is not None and steps > 1:
+            noise, times = invert(predict, process, sampler, picture, **common)
+            plan = [FloatStep(t, s) for t, s in pairwise([*times[:0:-1], 0.0])]
+            made += [noise, drive(predict, process, sampler, noise, plan, Draws(3, [0, 1]))]
+        for x in made:
+            assert x.isfinite().all()
+            assert (x.std(1) > 0).all()

@@ -62,6 +62,8 @@ def produce(options: DrawingOptions, task: Task) -> None:
         folder = locate(options.model or included(task.flows))
     else:
         folder = locate(options.model) if options.model else folder_of(old)
+        if not texts:
+            refuse_addresses(old)
         texts, seed, index = texts or [old.prompt], old.seed if seed is None else seed, old.index
         precision = old.precision if precision == "auto" else precision
     if task.size is None and (folder / DESCRIPTION).is_file():
@@ -90,6 +92,16 @@ def produce(options: DrawingOptions, task: Task) -> None:
     report(drawn, request.total, options.output, sheet_path, time.monotonic() - started, options.as_json)
     if drawn.interrupted:
         raise typer.Exit(INTERRUPTED)
+
+
+def refuse_addresses(old: Record) -> None:
+    """What a record says is somebody else's word: it must not send this machine to an address. Raises UsageError where it would."""
+    from tessera.contexts.weighted_prompts import SEPARATOR
+    from tessera.pictures import is_address
+
+    for part in str(old.prompt).split(SEPARATOR):
+        if is_address(part.strip()):
+            raise UsageError(f"that picture's prompt names the address {part.strip()}: if you trust it, give the prompt yourself")
 
 
 def included(flows: Sequence[str]) -> str:

@@ -19,6 +19,7 @@ from tessera.codecs.convolutional import Decoder, Encoder, Layers
 from tessera.codecs.linear_path import LinearPath
 from tessera.errors import UsageError
 from tessera.randomness import Draws
+from tessera.schema import Positive
 
 __all__ = ["KLAutoencoder"]
 
@@ -51,9 +52,9 @@ class KLAutoencoder(FloatCodec):
     started: Tensor
 
     def __init__(
-        self, channels: int = 4, width: int = 128, multipliers: Sequence[int] = (1, 2, 4, 4), blocks: int = 2,
-        attention_levels: Sequence[int] = (), features: int = 4, scale: float = 0.18215, kl_weight: float = 1e-6,
-        patch: int = 1, local: bool = False, kernel: int = 3, linear_start: bool = False,
+        self, channels: Positive = 4, width: Positive = 128, multipliers: Sequence[int] = (1, 2, 4, 4), blocks: int = 2,
+        attention_levels: Sequence[int] = (), features: Positive = 4, scale: float = 0.18215, kl_weight: float = 1e-6,
+        patch: Positive = 1, local: bool = False, kernel: Positive = 3, linear_start: bool = False,
         least_deviation: float = 0.0,
     ) -> None:  # fmt: skip
         super().__init__()

@@ -18,6 +18,7 @@ from tessera.codecs.codec import Reconstruction, TokenCodec
 from tessera.codecs.quantizers import EMA
 from tessera.errors import UsageError
 from tessera.randomness import Draws
+from tessera.schema import Positive
 
 __all__ = ["PatchVQ", "start_linear"]
 
@@ -36,8 +37,8 @@ class PatchVQ(TokenCodec):
     """
 
     def __init__(
-        self, classes: int = 2560, factor: int = 8, dim: int = 96, commitment: float = 0.25, decay: float = 0.99, patience: int = 200,
-        distinct: float = 1e-3,
+        self, classes: Positive = 2560, factor: Positive = 8, dim: Positive = 96, commitment: float = 0.25, decay: float = 0.99,
+        patience: int = 200, distinct: float = 1e-3,
     ) -> None:  # fmt: skip
         super().__init__()
         if not 1 <= dim <= 3 * factor * factor:

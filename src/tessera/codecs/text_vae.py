@@ -24,6 +24,7 @@ from tessera.codecs.text_writing import Next, Writing, search, write
 from tessera.contexts.tokenizer import read_merges
 from tessera.errors import UsageError
 from tessera.randomness import Draws
+from tessera.schema import Positive
 
 __all__ = ["Encoded", "TextLoss", "TextVAE"]
 
@@ -72,11 +73,13 @@ class TextVAE(nn.Module):
         variance: whether the encoder says one; without it, training has to (`deviation`).
     """
 
+    outside = ("wordpieces", "merges")
+
     def __init__(
         self,
         encoder: Mapping[str, int],
         decoder: Mapping[str, int],
-        latent: int,
+        latent: Positive,
         words: Sequence[str] | None = None,
         wordpieces: Sequence[str] | str | Path | None = None,
         merges: Sequence[str] | str | Path | None = None,

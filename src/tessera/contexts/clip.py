@@ -16,6 +16,7 @@ from tessera.contexts.context import Context, ContextEncoder
 from tessera.contexts.null_prompt import fill_null
 from tessera.contexts.tokenizer import ClipTokenizer, read_merges
 from tessera.errors import TesseraError, UsageError
+from tessera.schema import Positive
 
 __all__ = ["CLIPText", "pretrained_merges"]
 
@@ -39,15 +40,17 @@ class CLIPText(ContextEncoder):
     A prompt of None is "no prompt": its rows are those of `unconditional`.
     """
 
+    outside = ("merges", "pretrained")
+
     def __init__(
         self,
         merges: Sequence[str] | str | Path | None = None,
         pretrained: str | None = None,
-        length: int = 77,
+        length: Positive = 77,
         layers: int = 12,
-        width: int = 512,
-        heads: int = 8,
-        vocabulary: int = 49408,
+        width: Positive = 512,
+        heads: Positive = 8,
+        vocabulary: Positive = 49408,
         null: bool = False,
         frozen: bool = True,
         normalise: bool = True,

@@ -25,6 +25,7 @@ from tessera.nn.initialisation import without_initialisation
 from tessera.part_description import CONFIG
 from tessera.part_folder import load_part
 from tessera.registry import CONTEXTS
+from tessera.schema import Positive
 from tessera.tensor_index import SUFFIX, index_name, tensor_files
 
 __all__ = ["JointCLIP", "load_clip"]
@@ -47,11 +48,13 @@ class JointCLIP(JointEncoder):
 
     kind = "clip"
 
+    outside = ("merges",)
+
     def __init__(
         self,
         text: Mapping[str, int],
         image: Mapping[str, int],
-        width: int,
+        width: Positive,
         activation: str = "quick_gelu",
         merges: Sequence[str] | None = None,
     ) -> None:

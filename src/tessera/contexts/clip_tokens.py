@@ -146,6 +146,8 @@ class CLIPView(ContextEncoder):
 
     whole: Any
 
+    outside = ("merges",)
+
     def __init__(self, whole: Any, of: str, blank: int | None = None) -> None:
         super().__init__()
         if of not in whole.towers:

@@ -9,6 +9,7 @@ import torch
 
 from tessera.contexts.context import Context, ContextEncoder
 from tessera.errors import UsageError
+from tessera.schema import Positive
 
 __all__ = ["Labels"]
 
@@ -26,7 +27,7 @@ class Labels(ContextEncoder):
     A prompt of None is "no label".
     """
 
-    def __init__(self, count: int, null: Literal["learned", "mean"] | None = None, names: Sequence[str] | None = None) -> None:
+    def __init__(self, count: Positive, null: Literal["learned", "mean"] | None = None, names: Sequence[str] | None = None) -> None:
         super().__init__()
         if count < 1:
             raise UsageError(f"labels: the number of classes must be at least 1, not {count}")

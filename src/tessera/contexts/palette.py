@@ -14,6 +14,7 @@ from tessera.contexts.context import Context, ContextEncoder
 from tessera.errors import UsageError
 from tessera.palettes import Swatch, palette_of, parse_palette
 from tessera.pictures import to_picture
+from tessera.schema import Positive
 
 __all__ = ["Palette"]
 
@@ -30,7 +31,7 @@ class Palette(ContextEncoder):
     of, reads_words = "palette", False
     width = 4
 
-    def __init__(self, colours: int = 4) -> None:
+    def __init__(self, colours: Positive = 4) -> None:
         super().__init__()
         if not 1 <= colours <= 256:
             raise UsageError(f"a palette has 1 to 256 colours, not {colours}")

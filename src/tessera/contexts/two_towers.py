@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tessera.contexts.joint import JointEncoder
 from tessera.contexts.words import Block, Words
 from tessera.errors import UsageError
+from tessera.schema import Positive
 
 __all__ = ["TwoTowers"]
 
@@ -39,15 +40,15 @@ class TwoTowers(JointEncoder):
     def __init__(
         self,
         vocabulary: Sequence[str],
-        length: int = 24,
-        text_width: int = 128,
+        length: Positive = 24,
+        text_width: Positive = 128,
         text_depth: int = 2,
-        text_heads: int = 4,
-        size: int = 64,
-        image_width: int = 128,
+        text_heads: Positive = 4,
+        size: Positive = 64,
+        image_width: Positive = 128,
         image_depth: int = 4,
-        image_heads: int = 4,
-        width: int = 128,
+        image_heads: Positive = 4,
+        width: Positive = 128,
     ) -> None:
         super().__init__()
         if (

@@ -20,6 +20,7 @@ from tessera.contexts.context import Context, ContextEncoder
 from tessera.contexts.null_prompt import fill_null
 from tessera.contexts.prompt_warnings import UnknownWords, warn_truncated
 from tessera.errors import UsageError
+from tessera.schema import Positive
 
 __all__ = ["Words", "split_words", "vocabulary_of"]
 
@@ -56,10 +57,10 @@ class Words(ContextEncoder):
     def __init__(
         self,
         vocabulary: Sequence[str],
-        length: int,
-        width: int,
+        length: Positive,
+        width: Positive,
         depth: int,
-        heads: int,
+        heads: Positive,
         null: bool = False,
         attend_padding: bool = True,
     ) -> None:

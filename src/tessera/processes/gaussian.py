@@ -12,6 +12,9 @@ Samplers see only the pair (x_0, eps), an `Estimate`, which determines the rever
 
 Time 0 is the data itself, alpha_0 = 1 and sigma_0 = 0, also where a schedule stops at a little noise (λ_0 = 9.2 for DDPM's): the last step
 of a run takes the estimated x_0 whole, unless its spacing ends before.
+
+Two of the three have a time at which they give no pair: x_0 at time 0, where it says nothing of the noise, and eps where there is no
+signal, as it says nothing of the data. Runs keep away from these times, so that every sampler runs every network.
 """
 
 from __future__ import annotations
@@ -31,6 +34,11 @@ __all__ = ["PARAMETRISATIONS", "Estimate", "GaussianProcess", "Level"]
 
 PARAMETRISATIONS = ("v", "eps", "x_0")
 """What a network can be trained to predict."""
+LEAST_LOG_SNR = -9.2
+"""At less signal than this, alpha = 0.01, an x_0 from eps is the error of eps times more than a hundred."""
+NEARLY_CLEAN = 1e-3
+"""The time from which a picture is encoded as noise where the network has no eps at 0."""
+_ONE = torch.ones((), dtype=torch.float64)
 
 
 class Estimate(NamedTuple):
@@ -53,13 +61,16 @@ class GaussianProcess:
 
     Args:
         schedule: how noise grows with t in [0, 1].
+        parametrisation: what the network of the runs predicts.
     """
 
     default_steps = 50
     """Steps of a run when nobody says."""
 
-    def __init__(self, schedule: GaussianSchedule) -> None:
-        self.schedule = schedule
+    def __init__(self, schedule: GaussianSchedule, parametrisation: str = "v") -> None:
+        if parametrisation not in PARAMETRISATIONS:
+            raise UsageError(suggest("parametrisation", parametrisation, PARAMETRISATIONS))
+        self.schedule, self.parametrisation = schedule, parametrisation
 
     @property
     def config(self) -> dict[str, Any]:
@@ -69,6 +80,17 @@ class GaussianProcess:
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> GaussianProcess:
         return cls(make_gaussian_schedule(**config["schedule"]))
+
+    def says_noise(self, t: float) -> bool:
+        """Whether the network has an eps for x_t."""
+        return t > 0 or self.parametrisation != "x_0"
+
+    @property
+    def latest(self) -> float:
+        """The last time at which the network has an x_0."""
+        if self.parametrisation != "eps" or float(self.schedule.log_snr(_ONE)) >= LEAST_LOG_SNR:
+            return 1.0
+        return float(self.schedule.time(torch.tensor(LEAST_LOG_SNR, dtype=torch.float64)))
 
     def prior(self, shape: tuple[int, ...], draws: Draws) -> Float[Tensor, "b ..."]:
         """x_1: noise alone. `shape`: that of one example."""
@@ -146,18 +168,18 @@ class GaussianProcess:
         Raises:
             UsageError: `end` leaves no step.
         """
-        times = [t for t in self._spaced(spacing, spacing.stops(steps)) if t <= end]
+        first = 0.0 if self.says_noise(0) else NEARLY_CLEAN
+        times = sorted({max(first, t) for t in self._spaced(spacing, spacing.stops(steps)) if t <= end})
         if len(times) < 2:
             raise UsageError(f"none of {steps} steps ends at or below time {end}: take more steps, or an end nearer to 1")
         return times
 
     def _spaced(self, spacing: GaussianSchedule, u: Float[Tensor, " n"]) -> list[float]:
         """Our times of the spacing's times u, rising and different, none outside of what a network knows."""
-        one = torch.ones((), dtype=torch.float64)
-        noisiest = self.schedule.log_snr(one)
-        last = spacing.time(noisiest) if spacing.log_snr(one) < noisiest else one
+        noisiest = self.schedule.log_snr(_ONE)
+        last = spacing.time(noisiest) if spacing.log_snr(_ONE) < noisiest else _ONE
         times = self.schedule.time(spacing.log_snr(u * last))
-        return sorted(set(times.clamp(self.schedule.earliest, 1.0).tolist()))
+        return sorted(set(times.clamp(self.schedule.earliest, self.latest).tolist()))
 
     def log_snr(self, t: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         """λ_t, float64; infinite at time 0."""

@@ -121,7 +121,8 @@ class GaussianLoss(nn.Module):
             raise UsageError(f"gamma of the min-SNR weight must be a number above 0, not {gamma}")
         if not 0 < time_power < float("inf"):
             raise UsageError(f"time_power must be a number above 0, not {time_power}")
-        self.process, self.parametrisation, self.objective = process, parametrisation, objective
+        self.process = GaussianProcess(process.schedule, parametrisation)
+        self.parametrisation, self.objective = parametrisation, objective
         self.gamma, self.time_sampling, self.time_power = float(gamma), time_sampling, float(time_power)
 
     @property

@@ -20,7 +20,6 @@ seen through much noise, so pictures of many pixels, or of few even areas, need 
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -30,6 +29,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tessera.errors import UsageError, suggest
+from tessera.schema import check_arguments
 
 __all__ = [
     "DDPM", "GAUSSIAN_SCHEDULES", "Cosine", "GaussianSchedule", "Leading", "LinearBeta", "LogSNR", "Quadratic", "Shifted", "Spliced",
@@ -244,10 +244,7 @@ def make_gaussian_schedule(kind: str, shift: float = 0.0, **options: Any) -> Gau
     """
     if kind not in GAUSSIAN_SCHEDULES:
         raise UsageError(suggest("schedule", kind, GAUSSIAN_SCHEDULES))
-    known = list(inspect.signature(GAUSSIAN_SCHEDULES[kind]).parameters)
-    for option in options:
-        if option not in known:
-            raise UsageError(suggest(f"option of schedule {kind!r}", option, [*known, "shift"]))
+    check_arguments("schedule", kind, GAUSSIAN_SCHEDULES[kind], options)
     schedule = GAUSSIAN_SCHEDULES[kind](**options)
     return Shifted(schedule, shift) if shift else schedule
 

@@ -11,9 +11,8 @@ so any stride is exact. A schedule is a Markov process exactly when gamma_bar ri
 of the unmasked tokens that is still original, falls.
 """
 
-import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tessera.errors import UsageError, suggest
+from tessera.schema import check_arguments
 
 __all__ = ["SCHEDULES", "DiscreteSchedule", "absorbing", "hybrid", "make_schedule", "vq_diffusion"]
 
@@ -57,9 +57,7 @@ class DiscreteSchedule:
         return (1.0 - self.gamma_bar - self.alpha_bar).clamp(min=0.0)
 
 
-def vq_diffusion(
-    steps: int, keep: tuple[float, float] = (0.99999, 0.000009), mask: tuple[float, float] = (0.000009, 0.99999)
-) -> DiscreteSchedule:
+def vq_diffusion(steps: int, keep: Sequence[float] = (0.99999, 0.000009), mask: Sequence[float] = (0.000009, 0.99999)) -> DiscreteSchedule:
     """The schedule of VQ-Diffusion: alpha_bar and gamma_bar linear from the first to the last of T times.
 
     keep, mask: (value at t = 1, value at t = T) of alpha_bar and gamma_bar. By default alpha_bar + gamma_bar = 0.999999 throughout,
@@ -98,6 +96,7 @@ def _mask_share(steps: int, shape: str) -> Float[Tensor, " times"]:
     raise UsageError(suggest("schedule shape", shape, ["linear", "cosine"]))
 
 
+MOST_TIMES = 100_000
 SCHEDULES: dict[str, Callable[..., DiscreteSchedule]] = {"vq-diffusion": vq_diffusion, "absorbing": absorbing, "hybrid": hybrid}
 
 
@@ -105,11 +104,7 @@ def make_schedule(kind: str, steps: int, **options: Any) -> DiscreteSchedule:
     """The schedule named `kind` with T = `steps` and its own arguments; `make_schedule(**schedule.config)` is the same schedule."""
     if kind not in SCHEDULES:
         raise UsageError(suggest("schedule", kind, SCHEDULES))
-    if steps < 1:
-        raise UsageError(f"a schedule needs at least one step, not {steps}")
-    known = list(inspect.signature(SCHEDULES[kind]).parameters)[1:]
-    for option in options:
-        if option not in known:
-            raise UsageError(suggest(f"option of schedule {kind!r}", option, known))
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
-    return SCHEDULES[kind](steps, **values)
+    check_arguments("schedule", kind, SCHEDULES[kind], {"steps": steps, **options})
+    if not 1 <= steps <= MOST_TIMES:
+        raise UsageError(f"a schedule needs 1 to {MOST_TIMES} steps, not {steps}")
+    return SCHEDULES[kind](steps, **options)

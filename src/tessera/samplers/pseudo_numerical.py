@@ -11,7 +11,8 @@
 
 The means are taken in t while the way is measured in sigma/alpha, so all of them converge with order 2, whatever the order of the classical
 weights. PRK and PIE, and the steps that PLMS and PLMS2 warm up with, call the network at s, also where s = 0, as v-diffusion-pytorch does.
-At t = 1 nothing of x_0 is in x_t and φ would divide by 0, so a step from there is DDIM's.
+At t = 1 nothing of x_0 is in x_t and φ would divide by 0, so a step from there is DDIM's, as is every very large one (`GAIN`), and one that
+would ask a network for the noise in clean data which has no answer, as it predicts x_0.
 """
 
 from collections.abc import Sequence
@@ -27,8 +28,9 @@ from tessera.samplers.sampler import FloatStep, PredictFloat, at
 
 __all__ = ["IPLMS", "PIE", "PLMS", "PLMS2", "PRK"]
 
-NO_SIGNAL = 1e-4
-"""Below this alpha_t the mean of several eps says nothing of x_0."""
+GAIN = 8
+"""Largest alpha_s / alpha_t of a step that uses a mean of eps. An error of eps at m or s counts in x_0 as much as sigma_t / alpha_t of it, so
+that larger steps out of almost pure noise, which few steps take, amplify it until nothing of the picture is left: they are DDIM's."""
 
 ADAMS_BASHFORTH = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
 """Weights of e_0, e_1, … by the number of them."""
@@ -57,11 +59,16 @@ class _Pseudo:
         self, predict: PredictFloat, process: GaussianProcess, x_t: Float[Tensor, "b ..."], step: FloatStep, state: Past, draws: Draws
     ) -> tuple[Float[Tensor, "b ..."], Past]:
         here = predict(x_t, at(step.t, x_t))
-        if process.level(step.t).alpha < NO_SIGNAL:
+        too_far = process.level(step.s).alpha > GAIN * process.level(step.t).alpha
+        if too_far or (self.asks_at_end(state) and not process.says_noise(step.s)):
             eps, kept = here.eps, here.eps
         else:
             eps, kept = self.mean(predict, process, here, step, state)
         return _transfer(process, here, eps, step.t, step.s), (kept, *state)[:3]
+
+    def asks_at_end(self, past: Past) -> bool:
+        """Whether the step calls the network at s."""
+        raise NotImplementedError
 
     def mean(self, predict: PredictFloat, process: GaussianProcess, here: Estimate, step: FloatStep, past: Past) -> tuple[Tensor, Tensor]:
         """The mean of eps to go with, and the eps to keep for later steps. `here`: the estimate at t."""
@@ -101,6 +108,9 @@ def _improved_euler(predict: PredictFloat, process: GaussianProcess, here: Estim
 class PRK(_Pseudo):
     """Order 2; four calls of the network per step."""
 
+    def asks_at_end(self, past: Past) -> bool:
+        return True
+
     def mean(self, predict: PredictFloat, process: GaussianProcess, here: Estimate, step: FloatStep, past: Past) -> tuple[Tensor, Tensor]:
         eps = _runge_kutta(predict, process, here, step)
         return eps, eps
@@ -110,6 +120,9 @@ class PRK(_Pseudo):
 class PIE(_Pseudo):
     """Order 2; two calls of the network per step."""
 
+    def asks_at_end(self, past: Past) -> bool:
+        return True
+
     def mean(self, predict: PredictFloat, process: GaussianProcess, here: Estimate, step: FloatStep, past: Past) -> tuple[Tensor, Tensor]:
         eps = _improved_euler(predict, process, here, step)
         return eps, eps
@@ -118,6 +131,9 @@ class PIE(_Pseudo):
 @dataclass(frozen=True)
 class PLMS(_Pseudo):
     """Order 2; one call of the network per step after three steps of PRK, whose means are kept."""
+
+    def asks_at_end(self, past: Past) -> bool:
+        return len(past) < 3
 
     def mean(self, predict: PredictFloat, process: GaussianProcess, here: Estimate, step: FloatStep, past: Past) -> tuple[Tensor, Tensor]:
         if len(past) < 3:
@@ -130,6 +146,9 @@ class PLMS(_Pseudo):
 class PLMS2(_Pseudo):
     """Order 2; one call of the network per step after one step of PIE, whose mean is kept."""
 
+    def asks_at_end(self, past: Past) -> bool:
+        return not past
+
     def mean(self, predict: PredictFloat, process: GaussianProcess, here: Estimate, step: FloatStep, past: Past) -> tuple[Tensor, Tensor]:
         if not past:
             eps = _improved_euler(predict, process, here, step)
@@ -140,6 +159,9 @@ class PLMS2(_Pseudo):
 @dataclass(frozen=True)
 class IPLMS(_Pseudo):
     """Order 2; one call of the network per step."""
+
+    def asks_at_end(self, past: Past) -> bool:
+        return False
 
     def mean(self, predict: PredictFloat, process: GaussianProcess, here: Estimate, step: FloatStep, past: Past) -> tuple[Tensor, Tensor]:
         return weighted(ADAMS_BASHFORTH[len(past)], (here.eps, *past)), here.eps

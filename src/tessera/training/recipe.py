@@ -118,7 +118,7 @@ class Recipe(Section):
     resumable: ClassVar[frozenset[str]] = frozenset({
         "out", "steps", "device", "compile", "workers", "accumulate", "checkpoint", "validation", "panel", "log_every", "tracker",
         "visdom_server",
-        "sampling",
+        "sampling", "layout",
     })  # fmt: skip
     """Keys that may change when a run goes on."""
 

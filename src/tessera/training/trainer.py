@@ -105,7 +105,7 @@ class Trainer:
         part = recipe.batch_size // parts
         self.source = Batches(data, recipe.seed, part, stride=part * processes, offset=part * rank, **task.asks)
         self.main = self.accelerator.is_main_process
-        task.to(accelerator.device).begin(Batches(data, recipe.seed, recipe.batch_size))
+        task.to(accelerator.device).begin(Batches(data, recipe.seed, recipe.batch_size, **task.asks))
         self.model: Any = self.accelerator.prepare_model(task)
         self.task = task
         if processes > 1:

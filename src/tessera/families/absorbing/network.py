@@ -27,6 +27,7 @@ from tessera.nn.mlp import LinearMLP
 from tessera.nn.neighbours import Neighbours
 from tessera.nn.norms import LayerNorm
 from tessera.nn.residual import add
+from tessera.schema import Positive
 
 __all__ = ["Cache", "Transformer"]
 
@@ -91,8 +92,8 @@ class Transformer(nn.Module):
     """
 
     def __init__(
-        self, classes: int, grid: Sequence[int], width: int, depth: int, heads: int, causal: bool = False, mlp_ratio: int = 4,
-        dropout: float = 0.0, neighbours: bool = False,
+        self, classes: Positive, grid: Sequence[int], width: Positive, depth: int, heads: Positive, causal: bool = False,
+        mlp_ratio: Positive = 4, dropout: float = 0.0, neighbours: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         self.config: dict[str, Any] = {

@@ -23,6 +23,7 @@ from tessera.contexts.context import Context
 from tessera.errors import UsageError, nearest_sizes, suggest
 from tessera.families.v_diffusion.layers import UPSAMPLINGS, Attention, Block, Channels, FourierFeatures, Mapping, embedding_of, join
 from tessera.processes.gaussian_schedules import DDPM, Cosine
+from tessera.schema import Positive
 
 __all__ = ["COLOURS", "TIME_FEATURES", "Prepared", "StageShape", "UNet", "stage_shapes"]
 
@@ -119,11 +120,11 @@ class UNet(nn.Module):
 
     def __init__(
         self,
-        size: int,
+        size: Positive,
         widths: Sequence[int],
         blocks: int,
         attention_levels: Sequence[int] = (),
-        head_width: int = 64,
+        head_width: Positive = 64,
         context_width: int | None = None,
         mapping_width: int | None = None,
         join: str = "inner-first",

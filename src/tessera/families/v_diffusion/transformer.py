@@ -35,6 +35,7 @@ from tessera.nn.attention import KeysValues, attend, merge_heads, split_heads
 from tessera.nn.linear import Linear, alone
 from tessera.nn.neighbours import Neighbours
 from tessera.processes.gaussian_schedules import GaussianSchedule, make_gaussian_schedule
+from tessera.schema import Positive
 
 __all__ = ["PatchTransformer", "Prepared"]
 
@@ -135,16 +136,16 @@ class PatchTransformer(nn.Module):
 
     def __init__(
         self,
-        size: int,
-        patch: int = 8,
-        width: int = 192,
+        size: Positive,
+        patch: Positive = 8,
+        width: Positive = 192,
         depth: int = 6,
-        heads: int = 6,
+        heads: Positive = 6,
         context_width: int | None = None,
-        context_rows: int = 8,
+        context_rows: Positive = 8,
         hidden: int | None = None,
-        condition: int = 256,
-        components: int = 96,
+        condition: Positive = 256,
+        components: Positive = 96,
         neighbours: Sequence[int] = (0,),
         process: dict[str, Any] | None = None,
     ) -> None:

@@ -25,6 +25,7 @@ from tessera.families.versatile.mixing import Prepared, Share
 from tessera.heap import give_back
 from tessera.nn.convolutions import overwrites
 from tessera.processes.gaussian import PARAMETRISATIONS
+from tessera.schema import Positive
 
 __all__ = ["FlowNetwork", "MultiFlowUNet", "steps"]
 
@@ -78,10 +79,10 @@ class MultiFlowUNet(nn.Module):
         widths: Sequence[int],
         blocks: int,
         context_levels: Sequence[int],
-        heads: int,
+        heads: Positive,
         data: Mapping[str, Mapping[str, Any]],
         contexts: Mapping[str, Mapping[str, Any]],
-        timesteps: int = 1000,
+        timesteps: Positive = 1000,
         parametrisation: str = "eps",
     ) -> None:
         super().__init__()

@@ -29,6 +29,7 @@ from tessera.nn.mlp import ACTIVATIONS, ConvMLP, LinearMLP
 from tessera.nn.neighbours import Neighbours
 from tessera.nn.norms import AdaptiveInstanceNorm, AdaptiveLayerNorm, LayerNorm, Modulation
 from tessera.nn.residual import add
+from tessera.schema import Positive
 
 __all__ = ["Prepared", "TokenTransformer"]
 
@@ -146,17 +147,17 @@ class TokenTransformer(nn.Module):
 
     def __init__(
         self,
-        classes: int,
+        classes: Positive,
         grid: Sequence[int],
-        width: int,
+        width: Positive,
         depth: int,
-        heads: int,
-        timesteps: int = 100,
+        heads: Positive,
+        timesteps: Positive = 100,
         condition: str = "text",
         context_width: int | None = None,
         class_count: int | None = None,
         mlp: str = "linear",
-        mlp_ratio: int = 4,
+        mlp_ratio: Positive = 4,
         dropout: float = 0.0,
         activation: str = "sigmoid-gelu",
         time_embedding: str = "learned",
