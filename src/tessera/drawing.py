@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from tessera.contexts.blend import Blend
+from tessera.finite import require_finite
 from tessera.flow import Flow, SamplingSettings
 from tessera.guidance.inpaint import Known
 from tessera.pictures import to_picture, to_tensor
@@ -86,6 +87,7 @@ class Drawing:
             record = replace(record, prompt=prompt)
         if isinstance(made, str):
             return Written(made, record)
+        require_finite(made, "decoding", "the codec's weights may be damaged; load the model again, in float32")
         picture = to_picture(made)
         return record.attach(picture if self.repaint is None else self.repaint.composite(picture))
 
@@ -99,6 +101,7 @@ def draw(pictures: Sequence[tuple[Drawing, int]], callback: Callback | None = No
         start = None if starts[0] is None else torch.cat([latents for latents in starts if latents is not None])
         prompts = [drawing.prompts[number] for drawing, number in pictures]
         latents = flow.sample(prompts, first.grid, first.settings, draws, callback, start, first.known)
+        require_finite(latents, "sampling", "take more steps, another sampler, less guidance, or precision float32")
     with torch.inference_mode():
         # One by one: a picture's last bits must not depend on the batch it was decoded in.
         made = [

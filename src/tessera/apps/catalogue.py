@@ -38,7 +38,7 @@ def info(
 
 def about(path: Path) -> dict[str, Any]:
     """What is at `path`, or has that name. Raises UsageError when there is nothing."""
-    from tessera.apps.file_info import about_file, about_part, about_pipeline
+    from tessera.apps.file_info import about_file, about_model, about_part, about_pipeline
     from tessera.checkpoints.cards import card, cards
     from tessera.checkpoints.registry import resolve
     from tessera.model_folder import DESCRIPTION, find
@@ -52,12 +52,12 @@ def about(path: Path) -> dict[str, Any]:
     if path.is_file():
         return about_file(path)
     if (path / DESCRIPTION).is_file():
-        return summary(path)
+        return about_model(path)
     if (path / CONFIG).is_file():
         return about_part(path)
     if (path / PIPELINE).is_file():
         return about_pipeline(path)
-    return summary(find(path))
+    return about_model(find(path))
 
 
 def about_picture(path: Path) -> dict[str, Any]:

@@ -1,12 +1,15 @@
-"""What `tessera info` says of a checkpoint file and of a part folder. Only headers are read."""
+"""What `tessera info` says of a checkpoint file and of a folder."""
 
 import math
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from tessera.json_files import read_json
 
-__all__ = ["about_file", "about_part", "about_pipeline"]
+__all__ = ["about_file", "about_model", "about_part", "about_pipeline"]
+
+LOOKED_AT = 2**31
 
 
 def about_file(path: Path) -> dict[str, Any]:
@@ -17,6 +20,11 @@ def about_file(path: Path) -> dict[str, Any]:
     from tessera.checkpoints.safe_read import read_archive
 
     archive = read_archive(path)
+
+    def tensors() -> Iterator[tuple[str, Any]]:
+        for place, state in archive.states().items():
+            yield from ((f"{place}.{name}".strip("."), stored.read()) for name, stored in state.items())
+
     found = recognise(archive)
     known = cards()
     named = card_of(path)
@@ -36,9 +44,26 @@ def about_file(path: Path) -> dict[str, Any]:
         "needs": list(found.needs),
         "notes": list(found.notes),
         "config": found.config,
+        "not finite": damaged(archive.bytes, tensors),
         "skipped objects": list(archive.foreign),
         "unexpected tensors": list(found.unexpected),
     }
+
+
+def about_model(folder: Path) -> dict[str, Any]:
+    """What a model folder says of itself, and whether its weights are whole."""
+    from tessera.apps.catalogue import summary
+    from tessera.model_folder import WEIGHTS
+    from tessera.tensor_files import StoredTensors
+
+    return {**summary(folder), "not finite": damaged(size_of(folder), lambda: StoredTensors(folder, WEIGHTS).items())}
+
+
+def damaged(count: int, tensors: Callable[[], Iterable[tuple[str, Any]]]) -> list[str] | str:
+    """Names of tensors with NaN or infinity. Weights are read for this alone, where the file has at most `LOOKED_AT` bytes."""
+    from tessera.finite import not_finite
+
+    return not_finite(tensors()) if count <= LOOKED_AT else f"not looked at, as it has {count / 2**30:.1f} GiB; loading does"
 
 
 def about_part(folder: Path) -> dict[str, Any]:

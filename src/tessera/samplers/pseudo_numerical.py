@@ -29,8 +29,8 @@ from tessera.samplers.sampler import FloatStep, PredictFloat, at
 __all__ = ["IPLMS", "PIE", "PLMS", "PLMS2", "PRK"]
 
 GAIN = 8
-"""Largest alpha_s / alpha_t of a step that uses a mean of eps. An error of eps at m or s counts in x_0 as much as sigma_t / alpha_t of it, so
-that larger steps out of almost pure noise, which few steps take, amplify it until nothing of the picture is left: they are DDIM's."""
+"""Largest alpha_s / alpha_t of a step that uses a mean of eps. An error of eps at m or s counts sigma_t / alpha_t times in x_0: larger
+steps out of almost pure noise, which runs of few steps take, amplify it until nothing of the picture is left. They are DDIM's."""
 
 ADAMS_BASHFORTH = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
 """Weights of e_0, e_1, … by the number of them."""
