@@ -32,6 +32,7 @@ from tessera.samplers.raster import Raster
 from tessera.samplers.registry import any_sampler, token_sampler
 from tessera.samplers.resampling import resampled
 from tessera.samplers.sampler import FloatSampler, Predict, TokenSampler
+from tessera.schema import shown
 
 __all__ = ["Flow", "SamplingSettings", "TokenFlow"]
 
@@ -81,8 +82,10 @@ class SamplingSettings:
     def __post_init__(self) -> None:
         if isinstance(self.sampler, str):
             any_sampler(self.sampler)
-        if self.steps is not None and self.steps < 1:
-            raise UsageError(f"steps must be at least 1, not {self.steps}")
+        for name, least, most in (("steps", 1, 100_000), ("resample", 1, 10_000), ("cutouts", 1, 10_000), ("beams", 0, 1_000)):
+            value = getattr(self, name)
+            if value is not None and not least <= value <= most:
+                raise UsageError(f"{name} must be {least} to {most}, not {shown(value)}")
         is_guided(self.guidance)
         check_truncation(self.truncation)
         check_temperature(self.temperature)
@@ -90,10 +93,6 @@ class SamplingSettings:
             raise UsageError(f"start must be a share of the process above 0 and at most 1, not {self.start}")
         if self.spacing is not None:
             make_gaussian_schedule(self.spacing)
-        if self.resample < 1:
-            raise UsageError(f"resample must be a number of passes from 1, not {self.resample}")
-        if self.beams < 0:
-            raise UsageError(f"beams must be 0 (words are drawn) or more, not {self.beams}")
         _ = self.clip, self.tiling
 
     @property

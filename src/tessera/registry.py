@@ -137,8 +137,10 @@ def build_described(kind: str, table: Mapping[str, str], config: Any) -> Any:
     return build(kind, table, config)
 
 
-def check(kind: str, table: Mapping[str, str], config: Any) -> tuple[str, Any, dict[str, Any]]:
+def check(kind: str, table: Mapping[str, str], config: Any, whole: bool = True) -> tuple[str, Any, dict[str, Any]]:
     """What `build` would make, and of what, without making it: (registered name, constructor, arguments).
+
+    whole: see `check_arguments`.
 
     Raises:
         UsageError: an unknown name, or wrong arguments.
@@ -148,5 +150,5 @@ def check(kind: str, table: Mapping[str, str], config: Any) -> tuple[str, Any, d
     arguments = {key: value for key, value in config.items() if key != "kind"}
     name = config["kind"]
     made = look_up(kind, table, name)
-    check_arguments(kind, name, made, arguments)
+    check_arguments(kind, name, made, arguments, whole)
     return name, made, arguments

@@ -10,23 +10,25 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Annotated, Any, get_type_hints
 
-from annotated_types import Gt
+from annotated_types import Ge, Gt
 
 from tessera.errors import UsageError, suggest
 
-__all__ = ["Positive", "check_arguments"]
+__all__ = ["NotNegative", "Positive", "check_arguments", "shown"]
 
 Positive = Annotated[int, Gt(0)]
 """Sizes and counts that are at least 1."""
+NotNegative = Annotated[int, Ge(0)]
 LARGEST = 2**63 - 1
 JSON = (str, int, float, bool, list, tuple, dict, type(None))
 
 
-def check_arguments(kind: str, name: str, made: Any, arguments: Mapping[str, Any]) -> None:
+def check_arguments(kind: str, name: str, made: Any, arguments: Mapping[str, Any], whole: bool = True) -> None:
     """Compares what a description gives with what the constructor `made` takes.
 
     Args:
         kind, name: what is made, for the sentence ("network", "vq-diffusion").
+        whole: whether what is required must be there; not of a part whose other arguments follow from other parts.
 
     Raises:
         UsageError: an argument that it does not take (naming the nearest), lacks, or one of another type or out of range.
@@ -36,7 +38,7 @@ def check_arguments(kind: str, name: str, made: Any, arguments: Mapping[str, Any
         if key not in known and not others:
             unknown = suggest("argument", str(key), known) if known else f"unknown argument {str(key)!r}: it takes none"
             raise UsageError(f"{kind} {name!r}: {unknown}")
-    if missing := [key for key in required if key not in arguments]:
+    if whole and (missing := [key for key in required if key not in arguments]):
         raise UsageError(f"{kind} {name!r} needs the argument {missing[0]!r}")
     for key, value in arguments.items():
         _check_numbers(f"{kind} {name!r}: {key}", value, 0)
@@ -92,7 +94,7 @@ def _check_type(where: str, adapter: Any, value: Any) -> None:
     except ValidationError as error:
         faults = error.errors()
         said = " or ".join(dict.fromkeys(fault["msg"][0].lower() + fault["msg"][1:] for fault in faults))
-        raise UsageError(f"{where} is {_shown(value)}: {said}") from None
+        raise UsageError(f"{where} is {shown(value)}: {said}") from None
 
 
 def _check_numbers(where: str, value: Any, depth: int) -> None:
@@ -102,12 +104,13 @@ def _check_numbers(where: str, value: Any, depth: int) -> None:
     if isinstance(value, float) and not math.isfinite(value):
         raise UsageError(f"{where} is {value}: give a finite number")
     if isinstance(value, int) and not -LARGEST <= value <= LARGEST:
-        raise UsageError(f"{where} is {_shown(value)}: give a number of at most {LARGEST}")
+        raise UsageError(f"{where} is {shown(value)}: give a number of at most {LARGEST}")
     for child in value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ():
         _check_numbers(where, child, depth + 1)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value of a description in a sentence, however long it is."""
     try:
         text = repr(value)
     except ValueError:  # an integer of thousands of digits

@@ -12,6 +12,7 @@ from tessera.families.versatile.presets import CODECS as RELEASED
 from tessera.families.versatile.presets import preset
 from tessera.training.recipe import ClipRecipe, CodecRecipe, FlowRecipe, JointRecipe, load_recipe
 from tessera.training.run import make_task
+from tessera.yaml_files import parse_yaml
 from tests.training.tiny import CODEC, FLOW, write
 
 SHIPPED = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
@@ -33,16 +34,58 @@ def test_overrides_are_typed_and_may_name_new_keys(tmp_path: Path) -> None:
 
 
 def test_numbers_and_keys_are_read_as_written(tmp_path: Path) -> None:
-    path = tmp_path / "r.yaml"
-    path.write_text(
-        "task: codec\nout: x\nsteps: 3\nbatch_size: 2\ndata: {kind: scenes, on: 1e-3}\n"
-        "codec: {kind: patch, null: yes}\noptimizer: {rate: 1e-3}\n"
-    )
-    recipe = load_recipe(path)
-    assert isinstance(recipe, CodecRecipe)
-    assert recipe.data["on"] == 1e-3
-    assert recipe.codec["null"] == "yes"
+    values = parse_yaml("on: 1e-3\nnull: yes\nno: true\n1: [2., .5]")
+    assert values == {"on": 1e-3, "null": "yes", "no": True, "1": [2.0, 0.5]}
+    recipe = load_recipe(write(tmp_path, FLOW, optimizer={"rate": "1e-3"}), ["optimizer.rate=1e-3"])
     assert recipe.optimizer.rate == 1e-3
+    assert recipe.model.context["null"] is True
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("a: 1\nb: {c: 1, c: 2}", "the key 'c' stands twice"),
+        (
+            "a: &x [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(f"b{i}: &x [{', '.join(['*x'] * 10)}]\n" for i in range(9)),
+            "more than 100000 values",
+        ),
+        ("a: &x [*x]", "nested too deeply"),
+        ("[" * 5000, "nested too deeply|not YAML"),
+        ("a: [", "not YAML"),
+        ("a: 2021-13-45", "month"),
+    ],
+)
+def test_yaml_of_strangers(text: str, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        parse_yaml(text)
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("data.seed=x", "dataset 'scenes': seed is 'x': input should be a valid integer"),
+        ("data.splitt=train", "dataset 'scenes': unknown argument 'splitt': did you mean 'split'"),
+        ("codec.classes=1.5", "codec 'patch': classes is 1.5: input should be a valid integer"),
+        ("codec.classes=0", "codec 'patch': classes is 0: input should be greater than 0"),
+        ("codec={classes: 3}", "the codec is not described by its kind"),
+        ("model.network.heads=[2]", "network 'vq-diffusion': heads is"),
+        ("model.network.dropout=.inf", "dropout is inf: give a finite number"),
+        ("model.network.withd=3", "did you mean 'width'"),
+        ("model.context.null=1", "context encoder 'words': null is 1"),
+        ("model.process.stepps=3", "schedule 'vq-diffusion': unknown argument 'stepps'"),
+        ("validation={data: {kind: folder, root: 7}}", "dataset 'folder': root is 7"),
+        ("workers=100000", "'workers' is 100000: input should be less than or equal to 256"),
+        ("epochs=2", "give either the key 'steps'"),
+    ],
+)
+def test_a_recipe_is_checked_to_the_bottom_before_anything_is_made(override: str, sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=re.escape(sentence)):
+        load_recipe(write(tmp_path, FLOW), [override])
+
+
+def test_passes_over_the_data_in_place_of_steps(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, {key: value for key, value in FLOW.items() if key != "steps"}, epochs=2.5))
+    assert recipe.of_length(24).steps == 8  # 60 pictures in batches of 8
 
 
 @pytest.mark.parametrize(
@@ -52,7 +95,7 @@ def test_numbers_and_keys_are_read_as_written(tmp_path: Path) -> None:
         ("optimizer.rat=3", "unknown key 'optimizer.rat': did you mean 'optimizer.rate'"),
         ("model.los.vb_weight=3", "unknown key 'model.los': did you mean 'model.loss'"),
         ("ema.zzz=3", "unknown key 'ema.zzz': known: decay, every, warmup"),
-        ("steps=0", "'steps' is 0"),
+        ("steps=0", "give either the key 'steps'"),
         ("steps=ten", "'steps' is 'ten'"),
         ("optimizer.rate=-1", "'optimizer.rate' is -1"),
         ("precision=fp8", "'precision' is 'fp8'"),
@@ -81,7 +124,7 @@ def test_unreadable_files_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="key: value"):
         load_recipe(tmp_path / "list.yaml")
     incomplete = {key: value for key, value in CODEC.items() if key != "steps"}
-    with pytest.raises(UsageError, match="the key 'steps' is missing"):
+    with pytest.raises(UsageError, match="give either the key 'steps'"):
         load_recipe(write(tmp_path, incomplete))
 
 

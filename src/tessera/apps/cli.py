@@ -95,11 +95,20 @@ def _explain(error: Exception) -> int:
     if isinstance(error, BrokenPipeError):  # the reader of our output has left
         sys.stdout = None
         return 1
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "not enough memory" in str(error):
-        say("tessera: out of memory: give a smaller --batch-size or --size")
+    if _is_of_memory(error):
+        say("tessera: out of memory: ask for less at once, such as a smaller batch size, size or number")
+        return 1
+    if isinstance(error, OSError) and error.strerror:
+        where = f": {error.filename}" if error.filename else ""
+        say(f"tessera: the system refuses ({error.strerror}){where}")
         return 1
     say(f"tessera: internal error ({type(error).__name__}: {error}); please report it with what --debug shows")
     return 1
+
+
+def _is_of_memory(error: Exception) -> bool:
+    """Python's own, and what PyTorch raises on a GPU and, as a plain RuntimeError, on a CPU."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "alloc_cpu.cpp" in str(error)
 
 
 if __name__ == "__main__":

@@ -53,6 +53,8 @@ class Checkpointer:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"step-{step:08d}.pt"
         previous = self._latest()
+        if previous == path.name:
+            previous = max((name for name in self._names() if name < path.name), default=None)
         try:
             with write_file(path) as part:
                 torch.save(dict(state), part)
@@ -65,12 +67,17 @@ class Checkpointer:
                 old.unlink(missing_ok=True)
         return path
 
-    def load(self) -> dict[str, Any] | None:
-        """The latest state that can be read (tensors on the CPU), or None when there is none."""
+    def load(self, holds: Mapping[str, type | tuple[type, ...]] | None = None) -> dict[str, Any] | None:
+        """The latest state that can be read (tensors on the CPU), or None when there is none.
+
+        holds: the keys that a state must have, and what they hold; another one counts as damaged.
+        """
         names = [name for name in dict.fromkeys([self._latest(), *reversed(self._names())]) if name]
         for name in names:
             with suppress(Exception):  # a damaged file; the one before it is the answer
-                return torch.load(self.folder / name, map_location="cpu", weights_only=True)
+                state = torch.load(self.folder / name, map_location="cpu", weights_only=True)
+                if isinstance(state, dict) and all(isinstance(state.get(key), kind) for key, kind in (holds or {}).items()):
+                    return state
         if names:
             raise TesseraError(f"none of the checkpoints in {self.folder} can be read: remove the folder to start anew")
         return None
@@ -83,9 +90,9 @@ class Checkpointer:
     def _latest(self) -> str | None:
         try:
             name = read_json(self.pointer)["file"]
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, LookupError, TypeError):
             return None
-        return name if (self.folder / name).exists() else None
+        return name if isinstance(name, str) and NAME.fullmatch(name) and (self.folder / name).exists() else None
 
     def _names(self) -> list[str]:
         """File names, oldest first. Only numbered files: a half-written one has another name."""

@@ -7,7 +7,11 @@ parts of a step take equal slices of them, so that a run is the same however it 
 
 from __future__ import annotations
 
+import os
+import threading
+import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -174,8 +178,27 @@ def batches(source: Batches, first: int, last: int, workers: int = 0, pin: bool 
     loader = DataLoader(
         source, batch_size=None, sampler=range(first, last), num_workers=workers, pin_memory=pin, persistent_workers=False,
         prefetch_factor=4 if workers else None, multiprocessing_context="spawn" if workers else None,
+        worker_init_fn=_EndWith(os.getpid()) if workers else None,
     )  # fmt: skip
     return iter(loader)
+
+
+@dataclass(frozen=True)
+class _EndWith:
+    """Ends a worker when its parent has ended, however: one that was killed tells nobody, and a worker that waits for a place never asks.
+
+    parent: its process id.
+    """
+
+    parent: int
+
+    def __call__(self, _worker: int) -> None:
+        def watch() -> None:
+            while os.getppid() == self.parent:
+                time.sleep(1)
+            os._exit(1)
+
+        threading.Thread(target=watch, daemon=True).start()
 
 
 def fixed_batches(data: Dataset, examples: int, size: int, seed: int = 0, **asked: bool) -> list[Batch]:

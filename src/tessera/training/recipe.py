@@ -8,23 +8,61 @@ overridden as `key.sub=value`, the value read as YAML. Model parts and datasets 
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from tessera import registry
 from tessera.errors import UsageError, suggest
+from tessera.schema import check_arguments, shown
 from tessera.yaml_files import parse_yaml, read_yaml
 
 __all__ = [
     "AutoregressiveLoss", "Average", "Checkpoints", "ClipRecipe", "CodecRecipe", "DenoisingLoss", "FlowModel", "FlowRecipe", "JointFlow",
     "JointRecipe", "MaskedLoss", "NullPromptRecipe", "Optimizer", "PanelSettings", "Part", "ReaderRecipe", "Recipe", "Sampling",
-    "Schedule", "TextCodecRecipe", "Validation", "VariationalLoss", "as_read_now", "load_recipe",
+    "Schedule", "TextCodecRecipe", "Validation", "VariationalLoss", "as_read_now", "compare_recipes", "load_recipe",
 ]  # fmt: skip
 
 Part = dict[str, Any]
 """A registered part: its name under "kind", the other entries its constructor's arguments."""
+
+
+def _part(kind: str, table: Mapping[str, str], whole: bool = True, empty: bool = False) -> AfterValidator:
+    """Checks a part against its constructor's signature. whole: see `registry.check`. empty: whether {} stands for another's."""
+
+    def checked(value: Any) -> Any:
+        if isinstance(value, dict) and not (empty and not value):
+            registry.check(kind, table, value, whole)
+        return value
+
+    return AfterValidator(checked)
+
+
+def _schedule(value: Any) -> Any:
+    """Checks a noise schedule that names its kind; of one that does not, the rest is checked when the kind is known."""
+    from tessera.processes.gaussian_schedules import GAUSSIAN_SCHEDULES
+    from tessera.processes.schedules import SCHEDULES
+
+    schedules: dict[str, Any] = {**GAUSSIAN_SCHEDULES, **SCHEDULES}
+    if isinstance(value, dict) and "kind" in value:
+        kind, options = value["kind"], {key: option for key, option in value.items() if key not in ("kind", "shift")}
+        if kind not in schedules:
+            raise UsageError(suggest("schedule", str(kind), schedules))
+        check_arguments("schedule", kind, schedules[kind], options, whole=False)
+    return value
+
+
+DatasetPart = Annotated[Part, _part("dataset", registry.DATASETS)]
+CodecPart = Annotated[Part, _part("codec", registry.CODECS)]
+ContextPart = Annotated[Part, _part("context encoder", registry.CONTEXTS)]
+NetworkPart = Annotated[Part, _part("network", registry.NETWORKS, whole=False, empty=True)]
+SchedulePart = Annotated[Part, AfterValidator(_schedule)]
+
+
+MOST = 10**9
 
 
 class Section(BaseModel):
@@ -67,7 +105,7 @@ class Checkpoints(Section):
 
 
 class Validation(Section):
-    data: Part | None = Field(default=None, description="dataset to validate on; null: none")
+    data: DatasetPart | None = Field(default=None, description="dataset to validate on; null: none")
     examples: int = Field(default=256, description="pictures, the first of the validation set, with the same noise every time", ge=1)
     every: int = Field(default=1000, description="optimiser steps between validations, each with an export of the averaged model", ge=1)
 
@@ -94,15 +132,16 @@ class Recipe(Section):
     name: str = Field(default="model", description="what the trained model is called")
     out: str = Field(description="run folder: checkpoints, metrics, pictures and the trained model")
     seed: int = Field(default=0, description="decides initial weights, data order and noise")
-    data: Part = Field(description="training dataset: {kind: …, its arguments}")
+    data: DatasetPart = Field(description="training dataset: {kind: …, its arguments}")
     size: int | None = Field(default=None, description="side of the pictures in pixels; null: that of the first picture of the data", gt=0)
-    steps: int = Field(description="optimiser steps", ge=1)
-    batch_size: int = Field(description="pictures per optimiser step, over all processes and parts", ge=1)
+    steps: int = Field(default=0, description="optimiser steps; left out where `epochs` says them", ge=0, le=MOST)
+    epochs: float | None = Field(default=None, description="passes over the data, in place of `steps`", gt=0, le=MOST)
+    batch_size: int = Field(description="pictures per optimiser step, over all processes and parts", ge=1, le=MOST)
     accumulate: int = Field(default=1, description="parts an optimiser step is computed in, to save memory", ge=1)
     precision: Literal["float32", "bfloat16"] = Field(default="float32", description="of matrix products; weights stay float32")
     device: Literal["auto", "cpu"] = Field(default="auto", description="auto: a GPU if there is one")
     compile: bool = Field(default=False, description="torch.compile the network")
-    workers: int = Field(default=0, description="processes that read data beside each training process", ge=0)
+    workers: int = Field(default=0, description="processes that read data beside each training process", ge=0, le=256)
     optimizer: Optimizer
     schedule: Schedule = Field(default=Schedule(kind="cosine"), description="of the learning rate")
     ema: Average | None = Field(default=Average(), description="moving average of the weights; null: none")
@@ -118,9 +157,23 @@ class Recipe(Section):
     resumable: ClassVar[frozenset[str]] = frozenset({
         "out", "steps", "device", "compile", "workers", "accumulate", "checkpoint", "validation", "panel", "log_every", "tracker",
         "visdom_server",
-        "sampling", "layout",
+        "sampling", "layout", "epochs",
     })  # fmt: skip
     """Keys that may change when a run goes on."""
+    adjustable: ClassVar[frozenset[str]] = frozenset({"precision", "optimizer.rate", "optimizer.muon_rate"})
+    """Keys that may change too, which changes what is computed, so that the run says it: what helps a run that diverged."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Recipe:
+        if (self.steps == 0) == (self.epochs is None):
+            raise ValueError("give either the key 'steps', from 1, or the key 'epochs'")
+        return self
+
+    def of_length(self, examples: int) -> Recipe:
+        """The recipe with its number of steps, where it says them in passes over that many examples."""
+        if self.epochs is None:
+            return self
+        return self.model_copy(update={"steps": max(1, math.ceil(self.epochs * examples / self.batch_size))})
 
 
 class Adversary(Section):
@@ -156,7 +209,9 @@ class CodecRecipe(Recipe):
     """Train a codec to reconstruct pictures."""
 
     task: Literal["codec"]
-    codec: Part = Field(default={}, description="the codec to make; with train=log-sigma that of `init`")
+    codec: Annotated[Part, _part("codec", registry.CODECS, empty=True)] = Field(
+        default={}, description="the codec to make; with train=log-sigma that of `init`"
+    )
     init: str | None = Field(default=None, description="folder of a codec to start from; its configuration must be the same")
     train: Literal["all", "log-sigma"] = Field(default="all", description="what learns: the codec, or a vqgan's head for likelihoods alone")
     loss: CodecLoss = Field(default=CodecLoss(), description="of pictures; what the bottleneck adds stands with the codec")
@@ -166,7 +221,7 @@ class TextCodecRecipe(Recipe):
     """Train a text autoencoder on the captions of the data; the pictures are left alone."""
 
     task: Literal["text-codec"]
-    codec: Part = Field(description="the codec to make")
+    codec: CodecPart = Field(description="the codec to make")
     init: str | None = Field(default=None, description="folder of a codec to start from; its configuration must be the same")
     beta: float = Field(default=1.0, description="weight of the divergence from a standard normal distribution", ge=0)
     beta_cycle: int | None = Field(
@@ -182,7 +237,7 @@ class ClipRecipe(Recipe):
     """Train words and pictures into one space; the choice of the contrastive loss is among the pictures of one process and part."""
 
     task: Literal["clip"]
-    encoder: Part = Field(description="the encoder with a text and an image tower to make")
+    encoder: ContextPart = Field(description="the encoder with a text and an image tower to make")
     interchangeable: list[list[str]] = Field(
         default=[], description="groups of words of which another makes a caption wrong; such captions are offered to the pictures too"
     )
@@ -221,10 +276,14 @@ class DenoisingLoss(Section):
 
 
 class FlowModel(Section):
-    context: str | Part = Field(default={"kind": "none"}, description="the context encoder, a trained one's folder, or a CLIP's hub id")
+    context: str | ContextPart = Field(
+        default={"kind": "none"}, description="the context encoder, a trained one's folder, or a CLIP's hub id"
+    )
     train_context: bool = Field(default=False, description="train the context encoder with the network")
-    network: Part = Field(description="the network; what codec, context and process imply (classes, grid, …) may be left out")
-    process: Part = Field(default={}, description="noise schedule: kind, options; by default vq-diffusion of 100 steps, for floats cosine")
+    network: NetworkPart = Field(description="the network; what codec, context and process imply (classes, grid, …) may be left out")
+    process: SchedulePart = Field(
+        default={}, description="noise schedule: kind, options; by default vq-diffusion of 100 steps, for floats cosine"
+    )
     codebook_start: float | None = Field(
         default=None,
         description="token embeddings start as a projection of the codec's codebook of this standard deviation; null: random",
@@ -253,7 +312,7 @@ class FlowRecipe(Recipe):
     """Train a denoiser over the tokens or floats of a trained codec; `codec: {kind: pixels}` for pixels themselves."""
 
     task: Literal["flow"]
-    codec: str | Part = Field(description="folder of a trained codec, or a codec's description (untrained)")
+    codec: str | CodecPart = Field(description="folder of a trained codec, or a codec's description (untrained)")
     model: FlowModel
     init: str | None = Field(default=None, description="model folder to start from; its configuration must be the same")
     drop_prompt: float = Field(default=0.0, description="share of prompts replaced by no prompt", ge=0, le=1)
@@ -304,19 +363,19 @@ class JointRecipe(Recipe):
         description="what learns: text_to_image, image_to_image, image_to_text, text_to_text or some of them, or from a context type of "
         "`encoders`, such as palette_to_image"
     )
-    codecs: dict[str, str | Part] = Field(
+    codecs: dict[str, str | CodecPart] = Field(
         default={}, description="by data type (image, text): folder of a trained codec, or a description; one left out is that of `init`"
     )
-    context: str | Part | None = Field(
+    context: str | ContextPart | None = Field(
         default=None, description="the encoder of words and pictures: a trained one's folder, a CLIP, a description; null: that of `init`"
     )
-    encoders: dict[str, Part] = Field(
+    encoders: dict[str, ContextPart] = Field(
         default={},
         description="by context type: what reads pictures for context types beside words and pictures, {palette: {kind: palette}}",
     )
     train_context: bool = Field(default=False, description="train the context encoder with the network")
-    network: Part = Field(default={}, description="the network; empty: that of `init` with the layers that it lacks")
-    processes: dict[str, Part] = Field(
+    network: NetworkPart = Field(default={}, description="the network; empty: that of `init` with the layers that it lacks")
+    processes: dict[str, SchedulePart] = Field(
         default={}, description="by data type: the noise schedule; by default linear-beta, latent diffusion's"
     )
     denoising: dict[str, DenoisingLoss] = Field(default={}, description="by data type: the loss")
@@ -346,7 +405,7 @@ class ReaderRecipe(Recipe):
     """Train a network that reads the scenes of the built-in world, whose features FID and the like are measured with."""
 
     task: Literal["scenes-reader"]
-    reader: Part = Field(description="the network to make")
+    reader: Annotated[Part, _part("reader", registry.READERS)] = Field(description="the network to make")
 
 
 RECIPES: dict[str, type[Recipe]] = {
@@ -381,6 +440,23 @@ def as_read_now(recipe: type[Recipe], stored: Mapping[str, Any]) -> Mapping[str,
         return stored
 
 
+def compare_recipes(recipe: Recipe, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> tuple[dict[str, tuple[Any, Any]], list[str]]:
+    """What differs between the recipe of a run and the one that it is to go on with: what may (key → old and new), and what may not."""
+    adjusted: dict[str, tuple[Any, Any]] = {}
+    old, new = dict(stored), dict(wanted)
+    for key in sorted(recipe.adjustable):
+        *parents, last = key.split(".")
+        places = [old, new]
+        for parent in parents:
+            for place in places:
+                place[parent] = dict(place.get(parent) or {})
+            places = [place[parent] for place in places]
+        before, after = (place.pop(last, None) for place in places)
+        if before != after:
+            adjusted[key] = (before, after)
+    return adjusted, [key for key in new if key not in recipe.resumable and old.get(key) != new[key]]
+
+
 def parse_recipe(values: Mapping[str, Any], where: str) -> Any:
     """A recipe from plain values; `where` names their source in errors."""
     task = values.get("task")
@@ -404,6 +480,8 @@ def _override(values: dict[str, Any], override: str) -> None:
     *parents, last = key.split(".")
     place: Any = values
     for parent in parents:
+        if not parent.isidentifier():
+            raise UsageError(f"override {override!r} must read key=value, for example optimizer.rate=1e-4")
         if place.get(parent) is None:
             place[parent] = {}
         place = place[parent]
@@ -426,7 +504,9 @@ def _sentence(error: ValidationError, recipe: type[Section]) -> str:
         return f"the key {key!r} is missing"
     if fault["type"] == "union_tag_invalid":
         return suggest(f"{key}.kind", fault["ctx"]["tag"], [tag.strip(" '") for tag in fault["ctx"]["expected_tags"].split(",")])
-    return f"{key!r} is {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+    if isinstance(said := fault.get("ctx", {}).get("error"), ValueError):
+        return f"{key}: {said}" if key else str(said)
+    return f"{key!r} is {shown(fault['input'])}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
 
 
 def _place(section: type[Section], location: Sequence[str]) -> tuple[list[str], type[Section]]:

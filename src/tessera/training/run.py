@@ -52,6 +52,7 @@ def train(recipe_path: str | Path, overrides: Sequence[str] = ()) -> Path:
         data: Dataset = build("dataset", DATASETS, recipe.data)
         if len(data) == 0:
             raise UsageError(f"the dataset {recipe.data} is empty: no picture was found")
+        recipe = recipe.of_length(len(data))
         validation: Dataset | None = None if recipe.validation.data is None else build("dataset", DATASETS, recipe.validation.data)
         if validation is not None and len(validation) == 0:
             raise UsageError(

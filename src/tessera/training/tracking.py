@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tessera.atomic import write_file
+from tessera.errors import TesseraError
 from tessera.json_files import parse_json
 from tessera.visible import visible
 
@@ -20,9 +21,12 @@ class MetricsFile:
 
     def __init__(self, path: Path, step: int) -> None:
         self.kept = kept = [line for line in read_metrics(path) if line["step"] <= step] if path.exists() else []
-        with write_file(path) as part:
-            part.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        self._file = path.open("a", encoding="utf-8")
+        try:
+            with write_file(path) as part:
+                part.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+            self._file = path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise TesseraError(f"cannot write {path}: {error.strerror or error}") from None
 
     def write(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
         """`kind`: "train", "validation", "panel" or "warning". Values that are not finite are written as null."""
@@ -35,13 +39,20 @@ class MetricsFile:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file; a line cut short by a kill ends it."""
+    """The lines of a metrics file; a line cut short by a kill, or damaged, ends it."""
     lines: list[dict[str, Any]] = []
-    for text in path.read_text(encoding="utf-8").splitlines():
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise TesseraError(f"cannot read {path}: {error.strerror or error}") from None
+    for text in content.split(b"\n"):
         try:
-            lines.append(parse_json(text))
+            line = parse_json(text)
         except ValueError:
             break
+        if not isinstance(line, dict) or not isinstance(line.get("step"), int) or not isinstance(line.get("kind"), str):
+            break
+        lines.append(line)
     return lines
 
 

@@ -15,7 +15,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +24,28 @@ from torch import Tensor
 
 from tessera.data.dataset import Dataset
 from tessera.errors import TesseraError, UsageError
+from tessera.finite import not_finite
 from tessera.randomness import derive_seed
+from tessera.registry import MISFITS
 from tessera.training.checkpointing import Checkpointer
 from tessera.training.ema import EMA
 from tessera.training.loader import Batch, Batches, batches, fixed_batches
 from tessera.training.optimizers import Optimizers
 from tessera.training.panel import save_panel
-from tessera.training.recipe import Recipe, as_read_now
+from tessera.training.recipe import Recipe, as_read_now, compare_recipes
 from tessera.training.schedules import Decay, Plateau, RateSchedule
 from tessera.training.task import Panel, Task
 from tessera.training.trackers import check_packages, log_pictures, make_tracker
 from tessera.training.tracking import MetricsFile, TrainingProgress
 
 __all__ = ["Stopped", "Trainer", "make_accelerator", "make_schedule"]
+
+
+STATE: dict[str, type | tuple[type, ...]] = {
+    "step": int, "seconds": (int, float), "recipe": dict, "model": dict, "ema": (dict, type(None)), "optimizers": list, "schedule": dict,
+    "pending": list, "frozen": str, "data": str,
+}  # fmt: skip
+"""What a checkpoint holds."""
 
 
 class Stopped(TesseraError):
@@ -122,6 +131,7 @@ class Trainer:
         self.pending: list[dict[str, Tensor]] = []  # reports since the last line of metrics
         self.figures: dict[str, float] = {}  # the latest losses, for the model's card
         self.skipped: dict[str, str] = {}
+        self.remarks: list[str] = []  # what a run that goes on should say
         self.fixed: list[Batch] = []
         if validation is not None and self.main:
             self.fixed = fixed_batches(validation, recipe.validation.examples, part, **task.asks)
@@ -144,10 +154,14 @@ class Trainer:
         progress = TrainingProgress(self.recipe.steps, self.step, shown=self.main)
         for name, remark in self.task.remarks().items():
             progress.say(f"{name}: {remark}")
+        for remark in self.remarks:
+            progress.say(f"warning: {remark}")
+            if metrics is not None:
+                metrics.write(self.step, "warning", {"message": remark})
         try:
             with self._signals():
                 self._loop(metrics, trackers, progress)
-            if self.step > first:
+            if self.step > first and self.checkpointer.latest_step() != self.step:
                 self._save()
             self._export()
         finally:
@@ -188,9 +202,9 @@ class Trainer:
                 self._export()
             if recipe.panel and self._due(recipe.panel.every) and self.fixed:
                 self._panel(metrics, trackers)
-            stop = self._asked_to_stop()
             minutes = recipe.checkpoint.minutes
-            if stop or self.step % recipe.checkpoint.every == 0 or (minutes and time.monotonic() - last_save > 60 * minutes):
+            stop, due = self._agreed(self._stop.is_set(), bool(minutes) and time.monotonic() - last_save > 60 * (minutes or 0))
+            if stop or due or self.step % recipe.checkpoint.every == 0:
                 self._save()
                 last_save = time.monotonic()
             pause += time.monotonic() - now
@@ -242,13 +256,20 @@ class Trainer:
             step = self.step - len(self.pending) + 1 + first
             report = {name: float(value) for name, value in self.pending[first].items()}
             wrong = ", ".join(f"{name} is {value}" for name, value in report.items() if not math.isfinite(value))
-            raise TesseraError(
-                f"training diverged at step {step}: {wrong}; {self._kept()}, with a lower optimizer.rate or precision=float32"
-            )
+            raise TesseraError(f"training diverged at step {step}: {wrong}; {self._advice()}")
 
-    def _kept(self) -> str:
+    def _advice(self) -> str:
         saved = self.checkpointer.latest_step()
-        return "nothing was saved before, so start anew" if saved is None else f"the checkpoint of step {saved} is kept, so go on from it"
+        kept = "nothing was saved before, so start anew" if saved is None else f"the checkpoint of step {saved} is kept, so go on from it"
+        return f"{kept}, with a lower optimizer.rate or precision=float32"
+
+    def _means(self, reports: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+        """The reports of steps, averaged over processes, so that the main one's checkpoint holds those of all."""
+        if self.accelerator.num_processes == 1 or not reports:
+            return reports
+        values = torch.stack([value for report in reports for _, value in sorted(report.items())])
+        means = iter(self.accelerator.reduce(values, "mean").unbind())
+        return [{name: next(means) for name in sorted(report)} for report in reports]
 
     def _line(self, images_per_second: float) -> dict[str, Any]:
         """Means of the pending reports over steps and processes; of what no step measured, nothing."""
@@ -333,8 +354,11 @@ class Trainer:
 
     def _save(self) -> None:
         self._check_finite()
+        self.pending = self._means(self.pending)
         if not self.main:
             return
+        if wrong := not_finite(self.live.items()):
+            raise TesseraError(f"training diverged at step {self.step}: the weights are not finite ({wrong[0]}); {self._advice()}")
         state = {
             "step": self.step,
             "seconds": self.seconds,
@@ -345,15 +369,21 @@ class Trainer:
             "schedule": self.schedule.state_dict(),
             "pending": self.pending,
             "frozen": self.frozen,
+            "data": self.data.fingerprint,
         }
         self.checkpointer.save(self.step, state)
 
     def _resume(self) -> None:
-        state = self.checkpointer.load()
+        state = self.checkpointer.load(STATE)
         if state is None:
             return
+        if not 0 <= state["step"] <= 10**9:
+            raise TesseraError(f"the checkpoint in {self.folder} says that {state['step']} steps are done: remove it, or set another `out`")
         stored, wanted = as_read_now(type(self.recipe), state["recipe"]), self.recipe.model_dump(mode="json")
-        changed = [key for key in wanted if key not in self.recipe.resumable and stored.get(key) != wanted[key]]
+        adjusted, changed = compare_recipes(self.recipe, stored, wanted)
+        self.remarks += [f"it goes on with {key} {new} in place of {old}" for key, (old, new) in adjusted.items()]
+        if state["data"] != self.data.fingerprint:
+            self.remarks.append("the data are not what they were when the run was stopped: pictures come in another order from here on")
         if changed:
             raise UsageError(
                 f"the run in {self.folder} was started with another {changed[0]!r} ({stored.get(changed[0])}): "
@@ -367,9 +397,18 @@ class Trainer:
         if state["model"].keys() != self.live.keys():
             different = sorted(state["model"].keys() ^ self.live.keys())
             raise TesseraError(f"the checkpoint in {self.folder} does not fit the model: {different[0]!r} is in only one of them")
-        with torch.no_grad():
-            for name, value in self.live.items():
-                value.copy_(state["model"][name])
+        try:
+            self._restore(state)
+        except MISFITS as error:
+            raise TesseraError(
+                f"the checkpoint of step {state['step']} in {self.folder} does not fit the run ({' '.join(str(error).split())[:200]}): "
+                "remove it to go on from an earlier one, or set another `out` to start anew"
+            ) from error
+
+    @torch.no_grad()
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        for name, value in self.live.items():
+            value.copy_(state["model"][name])
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
         states = iter(state["optimizers"])
@@ -395,13 +434,14 @@ class Trainer:
             with (self.folder / f"skipped-{self.accelerator.process_index}.txt").open("a", encoding="utf-8") as file:
                 file.writelines(f"{path}\t{reason}\n" for path, reason in fresh.items())
 
-    def _asked_to_stop(self) -> bool:
+    def _agreed(self, *asked: bool) -> list[bool]:
+        """What any process asks for, all of them do after the same step. Asking each other every time would cost."""
         if self.accelerator.num_processes == 1:
-            return self._stop.is_set()
+            return list(asked)
         if self.step % self.recipe.log_every:
-            return False  # all processes must stop after the same step; asking each other every time would cost
-        asked = torch.tensor(float(self._stop.is_set()), device=self.accelerator.device)
-        return bool(self.accelerator.reduce(asked, "sum") > 0)
+            return [False] * len(asked)
+        flags = torch.tensor(asked, dtype=torch.float32, device=self.accelerator.device)
+        return (self.accelerator.reduce(flags, "sum") > 0).tolist()
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
