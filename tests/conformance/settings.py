@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import ItemsView, Iterator, Mapping, Sequence, ValuesView
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 __all__ = ["Settings", "UnknownSetting", "agree", "known"]
@@ -43,11 +43,11 @@ class Settings(dict[str, Any]):
         self._read.add(name)
         return super().get(name, default)
 
-    def items(self) -> ItemsView[str, Any]:
+    def items(self) -> Any:
         self._read.update(self)
         return super().items()
 
-    def values(self) -> ValuesView[Any]:
+    def values(self) -> Any:
         self._read.update(self)
         return super().values()
 
