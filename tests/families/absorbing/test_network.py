@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tessera.contexts.context import Context
 from tessera.errors import UsageError
+from tessera.families.absorbing.checkpoint import export_network, load_network
 from tessera.families.absorbing.network import Transformer
 from tessera.registry import NETWORKS, build
 
