@@ -184,12 +184,12 @@ def _released(task: CodecTask) -> dict[str, Tensor]:
 def run_training(case: Case) -> dict[str, Tensor]:
     """Whole steps with both optimisers and the moving average.
 
-    LPIPS has rectifiers and maxima whose gradients jump where rounding decides: oneDNN's kernels, which differ between processors, round
-    more than the plain ones, which come to what double precision comes to.
+    LPIPS, where a case has it, has rectifiers and maxima whose gradients jump where rounding decides: oneDNN's kernels, which differ
+    between processors, round more than the plain ones, which come to what double precision comes to.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # about graphics processors
-        with torch.backends.mkldnn.flags(enabled=False):
+        with torch.backends.mkldnn.flags(enabled=case.config["perceptual"] != "lpips"):
             return _trained(case)
 
 
