@@ -12,6 +12,7 @@ from torch import Tensor
 from tests.conformance.__main__ import main
 from tests.conformance.cases import Case, matches
 from tests.conformance.comparison import compare
+from tests.conformance.settings import Settings, UnknownSetting, agree, known
 from tests.reference.seeded import seeded_state_dict
 
 SMALL = Path(__file__).parent / "reference" / "vq_diffusion" / "process_small"
@@ -64,6 +65,31 @@ def test_settings_come_from_the_case(tmp_path: Path) -> None:
 def test_an_unknown_component_ends_with_2(tmp_path: Path, change: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(copied(tmp_path / "case", **change))]) == 2
     assert f"unknown {next(iter(change))}" in capsys.readouterr().out
+
+
+def test_a_setting_that_nobody_reads_ends_with_2_and_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = copied(tmp_path / "case")
+    spec = json.loads((folder / "case.json").read_text())
+    spec["config"]["telepathy"] = 0.5
+    (folder / "case.json").write_text(json.dumps(spec))
+    assert main([str(folder)]) == 2
+    assert "config.telepathy = 0.5" in capsys.readouterr().out
+
+
+def test_a_value_that_an_adapter_does_not_know_is_named() -> None:
+    assert known("config.f", "tanh", {"tanh": 1}) == 1
+    with pytest.raises(UnknownSetting, match=r"unknown config\.f 'telepathy' \(known: tanh\)"):
+        known("config.f", "telepathy", {"tanh": 1})
+    with pytest.raises(UnknownSetting, match="differ"):
+        agree("heads", [1, 2])
+
+
+def test_settings_remember_what_was_read() -> None:
+    settings = Settings({"a": 1, "b": {"c": 2, "d": [{"e": 3}, 4]}, "f": 5})
+    assert [path for path, _ in settings.unread()] == ["a", "b", "f"]
+    assert settings.get("f") == 5
+    assert settings["b"]["d"][1] == 4
+    assert list(settings.unread()) == [("a", 1), ("b.c", 2), ("b.d.e", 3)]
 
 
 def test_a_folder_without_cases_ends_with_2(tmp_path: Path) -> None:

@@ -14,8 +14,10 @@ from typing import Any
 
 from tests.conformance.cases import Case, NotInProject
 from tests.conformance.comparison import Check, compare
+from tests.conformance.descriptions import unknown
+from tests.conformance.settings import UnknownSetting
 
-__all__ = ["FAMILIES", "Component", "Report", "UnknownComponent", "component_of", "run_case"]
+__all__ = ["FAMILIES", "Component", "Report", "UnknownComponent", "UnknownSetting", "component_of", "run_case"]
 
 Component = Callable[[Case], Mapping[str, Any]]
 """Recomputes every output of a case, in the recorded layout: tensors, and JSON values where the case records such."""
@@ -59,15 +61,17 @@ def component_of(case: Case) -> Component:
 
 
 def run_case(path: Path) -> Report:
-    """Recompute one case. Every failure but an unknown component becomes part of the report, so that other cases still run."""
+    """Recompute one case. Every failure but an unknown component or setting becomes part of the report, so that other cases still run."""
     name, component = path.name, "?"
     try:
         case = Case.read(path)
         component = f"{case.family}: {case.component}"
         function = component_of(case)
         report = Report(name, component, compare(case, function(case)))
+        if strange := unknown(case):
+            raise UnknownSetting(f"the adapter does not know {', '.join(strange)}")
         return report if report.checks else Report(name, component, error="the case records no output")
-    except UnknownComponent:
+    except (UnknownComponent, UnknownSetting):
         raise
     except NotInProject as error:
         return Report(name, component, error=str(error), absent=True)

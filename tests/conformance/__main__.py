@@ -1,4 +1,4 @@
-"""Command line of the conformance runner. Exit status: 0 all hold, 1 one does not, 2 a component or folder is unknown."""
+"""Command line of the conformance runner. Exit status: 0 all hold, 1 one does not, 2 a component, setting or folder is unknown."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from tests.conformance import Report, UnknownComponent, run_case
+from tests.conformance import Report, UnknownComponent, UnknownSetting, run_case
 from tests.conformance.cases import find_cases
 
 
@@ -30,7 +30,7 @@ def main(folders: list[str]) -> int:
             count += 1
             try:
                 report = run_case(path)
-            except UnknownComponent as error:
+            except (UnknownComponent, UnknownSetting) as error:
                 print(f"???? {path.name}: {error}")
                 status = 2
             else:

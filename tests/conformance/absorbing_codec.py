@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from typing import Any
 
 import torch
@@ -181,7 +182,18 @@ def _released(task: CodecTask) -> dict[str, Tensor]:
 
 
 def run_training(case: Case) -> dict[str, Tensor]:
-    """Whole steps with both optimisers and the moving average."""
+    """Whole steps with both optimisers and the moving average.
+
+    LPIPS, where a case has it, has rectifiers and maxima whose gradients jump where rounding decides: oneDNN's kernels, which differ
+    between processors, round more than the plain ones, which come to what double precision comes to.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # about graphics processors
+        with torch.backends.mkldnn.flags(enabled=case.config["perceptual"] != "lpips"):
+            return _trained(case)
+
+
+def _trained(case: Case) -> dict[str, Tensor]:
     config, io = case.config, case.io
     task = _task(case)
     adversary = task.adversary
@@ -216,13 +228,14 @@ def run_training(case: Case) -> dict[str, Tensor]:
             "g_loss": g, "d_weight": report["adversarial_weight"], "codebook_loss": report["bottleneck"], "d_loss": report["discriminator"],
             "d_loss_computed": torch.tensor(int(counts)), "latent_ids": out.made.indices.view(len(image), -1),  # type: ignore[union-attr]
             "gumbel_temp": torch.tensor(getattr(task.codec.quantizer, "temperature", 0.0)), "recon_grad_norm": of_nll, "g_grad_norm": of_g,
-            "ema_updated": torch.tensor(int(done % ema.every == 0)), "x_hat_stats": _statistics(out.x_hat.detach()),
+            "ema_updated": torch.tensor(int(done > 0 and done % ema.every == 0)), "x_hat_stats": _statistics(out.x_hat.detach()),
         })  # fmt: skip
         out.total.backward()
         for each in optimizers:
             each.step(1.0)
             each.zero_grad()
-        ema.step(done)
+        if done > 0:
+            ema.step(done)
     outputs = {name: torch.stack([row[name].detach() for row in rows]) for name in rows[0]}
     count = config["probe_count"]
     for name in config["probe"]:

@@ -29,6 +29,7 @@ from tessera.training.recipe import Temperature
 from tessera.training.schedules import Decay
 from tests.conformance.absorbing_codec import codec_config
 from tests.conformance.cases import Case
+from tests.conformance.settings import Settings, known
 
 __all__ = ["COMPONENTS", "network_of"]
 
@@ -50,10 +51,20 @@ def network_of(case: Case) -> Transformer:
     with without_initialisation():
         network = Transformer(
             config["codebook_size"], config["latent_shape"][1:], config["bert_n_emb"], config["bert_n_layers"], config["bert_n_head"],
-            causal=config["sampler"] == "autoregressive",
+            causal=known("config.sampler", config["sampler"], {"absorbing": False, "autoregressive": True}),
+            positions=config.get("block_size"),
         )  # fmt: skip
     load_network(network, case.weights())
     return network.eval()
+
+
+OBJECTIVES = {"elbo": "elbo", "mlm": "mlm", "reweighted_elbo": "reweighted-elbo"}
+"""The originals' words for a loss."""
+
+
+def masked_loss(process: DiscreteProcess, config: Settings) -> MaskedLoss:
+    mask = known("config.mask_schedule", config["mask_schedule"], {"random": "random", "fixed": "fixed"})
+    return MaskedLoss(process, known("config.loss_type", config["loss_type"], OBJECTIVES), mask)
 
 
 def process_of(config: dict[str, Any]) -> DiscreteProcess:
@@ -103,7 +114,7 @@ def absorbing_process(case: Case) -> dict[str, Tensor]:
         outputs |= {f"{name}/x_t": x_t, f"{name}/mask": masked, f"{name}/target": torch.where(masked, io["x_0"], -1)}
         outputs[f"{name}/n_masked"] = masked.sum(1)
     for mask in ("random", "fixed"):
-        for theirs, objective in (("elbo", "elbo"), ("mlm", "mlm"), ("reweighted_elbo", "reweighted-elbo")):
+        for theirs, objective in OBJECTIVES.items():
             loss = MaskedLoss(process, objective, mask)
             made = [
                 loss(logits_of(network), io["x_0"], noise_of(mask, io["uniform"][i], io["perm"][i]), t) for i, t in enumerate(io["t"])
@@ -168,30 +179,37 @@ def elbo(case: Case) -> dict[str, Tensor]:
     }
 
 
+def draws_of(case: Case, i: int) -> GivenUniforms:
+    """Those of training step number `i`."""
+    mask = case.config["mask_schedule"]
+    return noise_of(mask, case.io["uniform"][i], case.io["perm"][i] if mask == "fixed" else torch.empty(0))
+
+
 def sampler_training(case: Case) -> dict[str, Tensor]:
     """Steps of the original's training, from the recorded batches: Adam, its warm-up, its moving average of the parameters."""
     io, config = case.io, case.config
+    for dropout in ("attn_pdrop", "embd_pdrop", "resid_pdrop"):
+        known(f"config.{dropout}", config[dropout], {0.0: "none"})  # its random numbers are not recorded
     network, process = network_of(case).train(), process_of(config)
-    loss: TokenLoss = AutoregressiveLoss(process) if network.causal else MaskedLoss(process, "reweighted-elbo", config["mask_schedule"])
+    loss: TokenLoss = AutoregressiveLoss(process) if network.causal else masked_loss(process, config)
     optimizer = torch.optim.AdamW(network.parameters(), lr=config["lr"], betas=(0.9, 0.999), weight_decay=0.0)
-    schedule = Decay(config["lr"], len(config["steps"]), "constant", config["warmup_iters"], base_first=True)
+    rate = warm_up(config["lr"], config["warmup_iters"])
     parameters = {name: value.detach() for name, value in network.named_parameters()}
     ema = EMA(parameters, config["ema_beta"], config["steps_per_update_ema"])
     record: dict[str, list[Tensor]] = {"loss": [], "vb_loss": [], "lr": []}
-    for step in config["steps"]:
+    for i, step in enumerate(config["steps"]):
         for group in optimizer.param_groups:
-            group["lr"] = schedule.rate
-        t = None if network.causal else io["t"][step]
-        out = loss(logits_of(network), io["x"][step], GivenUniforms() if network.causal else GivenUniforms(io["uniform"][step]), t)
+            group["lr"] = rate(step)
+        t = None if network.causal else io["t"][i]
+        out = loss(logits_of(network), io["x"][i], GivenUniforms() if network.causal else draws_of(case, i), t)
         optimizer.zero_grad()
         out.loss.backward()
         optimizer.step()
         bits = out.bits_per_token
         assert bits is not None
-        values = (out.loss.detach(), torch.zeros(()) if network.causal else bits.detach(), torch.tensor(schedule.rate, dtype=torch.float64))
+        values = (out.loss.detach(), torch.zeros(()) if network.causal else bits.detach(), torch.tensor(rate(step), dtype=torch.float64))
         for name, value in zip(record, values, strict=True):
             record[name].append(value)
-        schedule.step()
         if step > 0:
             ema.step(step)
     outputs = {name: torch.stack(values) for name, values in record.items()}

@@ -17,6 +17,7 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tests.conformance.settings import Settings
 from tests.reference.seeded import seeded_state_dict
 
 __all__ = ["Case", "NotInProject", "find_cases", "matches", "original_file"]
@@ -58,11 +59,11 @@ class Case:
     """
 
     path: Path
-    spec: dict[str, Any]
+    spec: Settings
 
     @classmethod
     def read(cls, path: Path) -> Case:
-        return cls(path, json.loads((path / "case.json").read_text()))
+        return cls(path, Settings(json.loads((path / "case.json").read_text())))
 
     @property
     def family(self) -> str:

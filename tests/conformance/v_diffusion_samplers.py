@@ -6,6 +6,8 @@ Their `pred` is the estimate of x_0 that a step goes with: of the network where 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
@@ -18,10 +20,19 @@ from tessera.randomness import Draws
 from tessera.samplers.registry import float_sampler
 from tessera.samplers.sampler import FloatSampler, FloatStep, PredictFloat
 from tests.conformance.cases import Case
+from tests.conformance.settings import Settings, known
 
 __all__ = ["COMPONENTS"]
 
 PROCESS = GaussianProcess(Cosine())
+FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh, "sin": torch.sin, "cos": torch.cos, "sigmoid": torch.sigmoid, "atan": torch.atan, "erf": torch.erf,
+}  # fmt: skip
+"""What stands for a network."""
+SAMPLERS = {
+    "sample": "ddim", "cond_sample": "ddim", "reverse_sample": "ddim",
+    **{f"{name}_sample": name for name in ("prk", "plms", "pie", "plms2", "iplms")},
+}  # fmt: skip
 
 
 class StoredNormal(Draws):
@@ -63,7 +74,7 @@ class WitnessedDescent(Descent):
 def analytic(case: Case) -> PredictFloat:
     """v = g f(a x + b t + cond)."""
     words, cond = case.config["model"], case.io["cond"][..., None, None]
-    function = {"tanh": torch.tanh}[words["f"]]
+    function = known("config.model.f", words["f"], FUNCTIONS)
 
     def predict(x_t: Tensor, t: Tensor) -> Estimate:
         time = t.to(x_t)[:, None, None, None]
@@ -73,25 +84,23 @@ def analytic(case: Case) -> PredictFloat:
     return predict
 
 
-def sampler_of(name: str, eta: float) -> FloatSampler:
-    if name in ("sample", "cond_sample", "reverse_sample"):
-        return float_sampler("ddpm") if eta == 1 else float_sampler("ddim", eta=eta)
-    return float_sampler(name.removesuffix("_sample"))
+def sampler_of(config: Settings) -> FloatSampler:
+    name = known("config.sampler", config["sampler"], SAMPLERS)
+    return float_sampler(name, eta=config.get("eta", 0.0)) if name == "ddim" else float_sampler(name)
 
 
 def times_of(case: Case) -> list[float]:
+    """The recorded steps of a run, as far as it goes: sampling starts below one time and ends at 0, inversion ends at another."""
     config, steps = case.config, case.io["steps"]
-    if "starting_timestep" in config:
-        return PROCESS.times(Spliced(), len(steps), config["starting_timestep"])
-    if "max_timestep" in config:
-        return PROCESS.inversion_times(Spliced(), len(steps) - 1, config["max_timestep"])
-    return [*steps.double().tolist(), 0.0]
+    if config.get("is_reverse", config["sampler"] == "reverse_sample"):
+        return steps[steps <= config.get("max_timestep", math.inf)].tolist()
+    return [*steps[steps < config.get("starting_timestep", math.inf)].tolist(), 0.0]
 
 
 def sampler(case: Case) -> dict[str, Tensor]:
     """A whole run, every step of it."""
     config, io = case.config, case.io
-    sampler, times = sampler_of(config["sampler"], config.get("eta", 0.0)), times_of(case)
+    sampler, times = sampler_of(config), times_of(case)
     x, outputs = io["x_start"], {}
     if "init" in io:
         x = PROCESS.noise(io["init"].expand_as(x), torch.full((len(x),), times[0], dtype=torch.float64), x)

@@ -22,7 +22,6 @@ from tessera.families.versatile.kl_checkpoint import kl_config, load_kl
 from tessera.families.versatile.network import MultiFlowUNet
 from tessera.families.versatile.parts_checkpoint import clip_config, load_part_state, text_vae_config
 from tessera.families.versatile.presets import FLOWS
-from tessera.families.versatile.shapes import network_config
 from tessera.float_flow import FloatFlow
 from tessera.flow import SamplingSettings
 from tessera.nn.initialisation import without_initialisation
@@ -34,8 +33,9 @@ from tessera.samplers.loop import drive
 from tessera.samplers.sampler import FloatStep
 from tests.conformance.cases import Case
 from tests.conformance.v_diffusion_samplers import StoredNormal
+from tests.conformance.versatile_networks import network_config
 from tests.conformance.versatile_pictures import Recorded as RecordedNormal
-from tests.conformance.versatile_sampling import PROCESS, times_of
+from tests.conformance.versatile_sampling import process_of, times_of
 from tests.conformance.versatile_words import Recorded, last_drawn
 
 __all__ = ["COMPONENTS"]
@@ -57,12 +57,10 @@ def flows_of(case: Case) -> dict[str, FloatFlow]:
     weights, config = case.weights(), case.config
     towers = config["clip"]["text_config"], config["clip"]["vision_config"]
     heads, clips = (towers[0]["num_attention_heads"], towers[1]["num_attention_heads"]), {}
-    described = {**network_config(case.manifest, "four-flow"), "heads": config["image"]["args"]["num_heads"]}
-    del described["kind"]
     sides = (config["vae_text"]["encoder"]["num_attention_heads"], config["vae_text"]["decoder"]["num_attention_heads"])
     with without_initialisation():
-        network = MultiFlowUNet(**described).eval()
-        picture = KLAutoencoder(**kl_config(case.manifest, "vae.image.")).eval()
+        network = MultiFlowUNet(**network_config(case)).eval()
+        picture = KLAutoencoder(**kl_config(case.manifest, "vae.image."), scale=config["vd"]["latent_scale_factor"]["image"]).eval()
         text = TextVAE(**text_vae_config(case.manifest, "vae.text.", sides)).eval()
         for name in ("text", "image"):  # in the file each context type has a CLIP of its own
             clips[name] = Told(**clip_config(case.manifest, f"ctx.{name}.model.", heads)).eval()
@@ -72,7 +70,7 @@ def flows_of(case: Case) -> dict[str, FloatFlow]:
     load_kl(picture, weights, "vae.image.")
     load_part_state(text, weights, "text autoencoder", "vae.text.")
     text.use_vocabularies(config["toy"]["wordpiece_vocab"], config["toy"]["bpe_merges"])
-    codecs, loss = {"image": picture, "text": text}, GaussianLoss(PROCESS, "eps")
+    codecs, loss = {"image": picture, "text": text}, GaussianLoss(process_of(case), "eps")
     views = {name: "words" if context == "text" else "pictures" for name, (_, context) in FLOWS.items()}
     return {
         name: FloatFlow(
@@ -128,7 +126,7 @@ def applications(case: Case) -> dict[str, Any]:
         grid = flow.grid((given.size[1], given.size[0]))
         settings = SamplingSettings("ddim", steps=case.config["app"]["ddim_steps"], guidance=GUIDANCE)
         if args.get("fid_lvl"):
-            latents = _from_picture(flow, batch, grid, settings, case.io, name, args)
+            latents = _from_picture(flow, batch, grid, settings, case, name, args)
         else:
             latents = flow.sample(batch, grid, settings, StoredNormal(noise))
         outputs[f"{name}.latents"] = latents
@@ -137,18 +135,19 @@ def applications(case: Case) -> dict[str, Any]:
 
 
 def _from_picture(
-    flow: BlendFlow, batch: list[Blend], grid: tuple[int, ...], settings: SamplingSettings, io: Mapping[str, Tensor], name: str, args: Any
+    flow: BlendFlow, batch: list[Blend], grid: tuple[int, ...], settings: SamplingSettings, case: Case, name: str, args: Any
 ) -> Tensor:
     """A partial start. The original adds the noise of the time one step before that of its first step, and samples the posterior."""
     assert settings.steps is not None
+    io, process = case.io, process_of(case)
     image = as_tensor(batch[0].pictures[0].plain)[None]
     start = flow.codec.encode(image, RecordedNormal(io[f"{name}.posterior_noise"])).expand(len(batch), -1, -1, -1)
     first, *_ = io[f"{name}.noise"].unbind()
-    times, kept = times_of(settings.steps), int(settings.steps * (1 - args["fid_lvl"]))
-    x = PROCESS.noise(start, torch.full((len(batch),), times[-2 - kept], dtype=torch.float64), first)
+    times, kept = times_of(process, settings.steps), int(settings.steps * (1 - args["fid_lvl"]))
+    x = process.noise(start, torch.full((len(batch),), times[-2 - kept], dtype=torch.float64), first)
     draws = Draws(0, range(len(batch)))
     plan = [FloatStep(t, s) for t, s in pairwise(times[-1 - kept :])]
-    return drive(flow.guided(batch, grid, settings, draws), PROCESS, DDIM(), x, plan, draws)
+    return drive(flow.guided(batch, grid, settings, draws), process, DDIM(), x, plan, draws)
 
 
 def _pictures(flow: BlendFlow, latents: Tensor, blend: Blend, settings: SamplingSettings, name: str) -> dict[str, Tensor]:

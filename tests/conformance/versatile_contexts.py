@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tessera.colours import adjust_colours, match_colours
 from tessera.contexts.clip_tokens import CLIPTokens, picture_input
-from tessera.contexts.focus import RANK, directions, focus, focus_weights
+from tessera.contexts.focus import directions, focus, focus_weights
 from tessera.contexts.joint import CLIP_MEAN, CLIP_STD, standardise
 from tessera.contexts.prompt_warnings import PromptTruncated
 from tessera.contexts.tokenizer import ClipTokenizer, fix, read_merges
@@ -21,6 +21,7 @@ from tessera.families.versatile.editing import edit_blend, edited
 from tessera.families.versatile.parts_checkpoint import clip_config, load_part_state
 from tessera.nn.initialisation import without_initialisation
 from tests.conformance.cases import Case, original_file
+from tests.conformance.settings import known
 
 __all__ = ["COMPONENTS", "clip_merges"]
 
@@ -67,7 +68,7 @@ def preprocess(case: Case) -> dict[str, Tensor]:
     outputs: dict[str, Tensor] = {}
     for name in case.spec["images"]:
         picture = Image.fromarray(case.io[name].movedim(0, -1).numpy())
-        pixels = standardise(picture_input(picture, case.config["size"])[None])
+        pixels = standardise(picture_input(picture, case.config["size"])[None], case.config["mean"], case.config["std"])
         stride = case.spec["stride"]
         outputs[f"{name}.pixels.slice"] = pixels[..., ::stride, ::stride]
         outputs[f"{name}.pixels.mean_std"] = torch.stack([pixels.mean((0, 2, 3)), pixels.std((0, 2, 3))])
@@ -76,11 +77,14 @@ def preprocess(case: Case) -> dict[str, Tensor]:
 
 def focused(case: Case) -> dict[str, Tensor]:
     outputs: dict[str, Tensor] = {}
+    drop, keep = case.config["max_drop_rank"]
+    how = (case.config["q"], drop + 1, keep)
     for level in case.spec["levels"]:
-        outputs |= {f"level_{level}": focus(case.io["tokens"], level), f"weights_{level}": focus_weights(level, RANK)}
+        outputs |= {f"level_{level}": focus(case.io["tokens"], level, *how), f"weights_{level}": focus_weights(level, *how)}
     for old in case.spec["old"]:
         x = case.io["tokens_old"]
-        outputs[old["output"]] = directions(x, old.get("q_remove", 0), old["q"])
+        first = known("old.kind", old["kind"], {"find_low_rank": 0, "remove_low_rank": old.get("q_remove", 0)})
+        outputs[old["output"]] = directions(x, first, old["q"], old["demean"])
     return outputs
 
 
@@ -93,14 +97,14 @@ def coloured(case: Case) -> dict[str, Tensor]:
                 changed = adjust_colours(image, reference, keep, histogram=mode == "regular")
                 outputs[f"{pair['name']}.{mode}_{keep}"] = ((changed + 1) * 127.5).round().byte().movedim(0, -1)
         outputs[f"{pair['name']}.app_simple"] = (match_colours(image, reference) + 1) / 2
-    return {**outputs, "merged": _sheet([io[name] for name in case.spec["merge"]])}
+    return {**outputs, "merged": _sheet([case.io[name] for name in case.spec["merge"]])}
 
 
 def _sheet(images: list[Tensor]) -> Tensor:
     """The original's contact sheet, which is not one of ours: the cases' pictures side by side, black where there are none."""
     rows = math.isqrt(len(images))
     columns = math.ceil(len(images) / rows)
-    levels = [((image.double() + 1) * 127.5 + 1e-4).floor().byte().movedim(0, -1) for image in images]
+    levels = [(image * 255).byte().movedim(0, -1) for image in images]
     levels += [torch.zeros_like(levels[0])] * (rows * columns - len(images))
     return torch.cat([torch.cat(levels[row * columns : (row + 1) * columns], 1) for row in range(rows)])
 

@@ -14,11 +14,13 @@ from tessera.families.versatile.mixing import Prepared, mix
 from tessera.families.versatile.network import FlowNetwork, MultiFlowUNet
 from tessera.nn.initialisation import without_initialisation
 from tests.conformance.cases import Case
+from tests.conformance.settings import Settings, UnknownSetting, agree, known
 
 __all__ = ["COMPONENTS", "flow_of", "network_config"]
 
 LAYOUT = {
-    "four_flow_diffuser": "four-flow", "multi_context_diffuser": "four-flow", "ddim_sampler": "four-flow", "diffusion_losses": "four-flow",
+    "four_flow_diffuser": "four-flow", "multi_context_diffuser": "four-flow", "ddim_sampler": "four-flow",
+    "diffusion_losses": "four-flow", "applications": "four-flow",
     "deprecated_vd_unet": "four-flow-deprecated", "dual_context_unet": "two-flow", "sd_unet": "single-flow",
 }  # fmt: skip
 """Component → how its weights are named."""
@@ -27,28 +29,53 @@ TYPES = {"two-flow": ("text", "image"), "single-flow": ("text",)}
 
 
 def network_config(case: Case) -> dict[str, Any]:
-    """`MultiFlowUNet` of the originals' words."""
+    """`MultiFlowUNet` of the originals' words. What its two halves say must agree, but for the widths of their contexts."""
     layout, config = LAYOUT[case.component], case.config
-    if "unet_config" in config:
-        image, text = config["unet_config"]["args"], None
-    else:
-        image, text = ((config.get(name) or config[f"unet_{name}_cfg"])["args"] for name in ("image", "text"))
-    multipliers = image["channel_mult"]
-    if "with_attn" in image:
-        levels = [level for level, attention in enumerate(image["with_attn"]) if attention]
-    else:
-        levels = [level for level in range(len(multipliers)) if 2**level in image["attention_resolutions"]]
-    data: dict[str, Any] = {"image": {"kind": "grid", "channels": image.get("in_channels") or image["input_channels"]}}
-    if text is not None:
-        data["text"] = {"kind": "vector", "width": text["input_channels"], "positions": text["second_dim"][0]}
+    halves = ["unet_config"] if "unet_config" in config else [name if name in config else f"unet_{name}_cfg" for name in ("image", "text")]
+    args = [config[name]["args"] for name in halves]
+    found = [_shared(name, each) for name, each in zip(halves, args, strict=True)]
+    agree("image and text networks", found)
+    names = TYPES.get(layout, ("image", "text"))
+    contexts = {name: each["context_dim"] for name, each in zip(names, args * len(names), strict=False)}
+    image, text = args[0], args[-1]
+    data: dict[str, Any] = {"image": {"kind": "grid", "channels": _channels("image", image)}}
+    if "second_dim" in text:
+        positions = agree("config.text.args.second_dim", text["second_dim"])
+        data["text"] = {"kind": "vector", "width": _channels("text", text), "positions": positions}
     return {
-        "widths": [image["model_channels"] * multiplier for multiplier in multipliers],
-        "blocks": (image.get("num_res_blocks") or image["num_noattn_blocks"])[0],
-        "context_levels": levels,
-        "heads": image["num_heads"],
+        **found[0],
         "data": data,
-        "contexts": {name: {"kind": "rows", "width": image["context_dim"]} for name in TYPES.get(layout, ("image", "text"))},
+        "contexts": {name: {"kind": "rows", "width": width} for name, width in contexts.items()},
+        "timesteps": timesteps(case),
     }
+
+
+def _shared(name: str, args: Settings) -> dict[str, Any]:
+    """What both halves have."""
+    multipliers = args["channel_mult"]
+    blocks = args["num_res_blocks" if "num_res_blocks" in args else "num_noattn_blocks"]
+    if "with_attn" in args:
+        levels = [level for level, attention in enumerate(args["with_attn"]) if attention]
+    else:
+        levels = [level for level in range(len(multipliers)) if 2**level in args["attention_resolutions"]]
+    if multipliers[0] != 1:
+        raise UnknownSetting(f"config.{name}.args.channel_mult {multipliers}: the originals' first level has the width of their entry")
+    return {
+        "widths": [args["model_channels"] * multiplier for multiplier in multipliers],
+        "blocks": blocks,
+        "context_levels": levels,
+        "heads": args["num_heads"],
+    }
+
+
+def _channels(name: str, args: Settings) -> int:
+    ways = [args[f"{way}_channels"] for way in (("in", "out") if "in_channels" in args else ("input", "output"))]
+    return int(agree(f"channels of config.{name}.args", ways))
+
+
+def timesteps(case: Case) -> int:
+    """Number of discrete times; networks without a process have the usual one."""
+    return case.config["vd"]["timesteps"] if "vd" in case.config else 1000
 
 
 def flow_of(case: Case, data: str, *contexts: str) -> tuple[FlowNetwork, ...]:
@@ -62,7 +89,7 @@ def flow_of(case: Case, data: str, *contexts: str) -> tuple[FlowNetwork, ...]:
 
 
 def times(case: Case) -> Tensor:
-    return (case.io["t"].double() + 1) / 1000
+    return (case.io["t"].double() + 1) / timesteps(case)
 
 
 @torch.inference_mode()
@@ -89,7 +116,7 @@ def mixed(case: Case) -> dict[str, Tensor]:
     networks = dict(zip(("text", "image"), flow_of(case, "image", "text", "image"), strict=True))
     for described in case.spec["mixes"]:
         prepared = prepared_of(networks, described["contexts"], io)
-        if described["mixing_type"] == "layer":
+        if known("mixes.mixing_type", described["mixing_type"], {"layer": True, "attention": False}):
             choices = io[described["choices"]].expand(len(io["x_image"]), -1)
             prepared = Prepared(prepared.shares, choices)
         outputs[described["output"]] = networks["text"](io["x_image"], times(case), prepared)

@@ -17,24 +17,36 @@ from tessera.samplers.ddim import DDIM, new_noise
 from tessera.samplers.loop import Progress, drive
 from tessera.samplers.sampler import FloatStep, PredictFloat
 from tests.conformance.cases import Case
+from tests.conformance.settings import known
 from tests.conformance.v_diffusion_samplers import StoredNormal, Witness
 from tests.conformance.versatile_networks import flow_of
 
-__all__ = ["COMPONENTS", "PROCESS", "times_of"]
-
-SCHEDULE = LinearBeta()
-PROCESS = GaussianProcess(SCHEDULE)
-INDICES = torch.arange(1, 1001, dtype=torch.float64) / 1000
-"""The time of every index."""
+__all__ = ["COMPONENTS", "process_of", "times_of"]
 
 
-def times_of(steps: int, kind: str = "leading") -> list[float]:
-    return PROCESS.times(make_spacing(kind, PROCESS.schedule), steps)
+def process_of(case: Case) -> GaussianProcess:
+    """Of the betas that a case names."""
+    described = case.config["vd"]
+    return GaussianProcess(LinearBeta(described["timesteps"], described["beta_linear_start"], described["beta_linear_end"]))
 
 
-def indices(times: list[float] | Tensor) -> Tensor:
+def steps_of(process: GaussianProcess) -> int:
+    """Number of its discrete times."""
+    return int(process.schedule.config["steps"])
+
+
+def times_of(process: GaussianProcess, steps: int, kind: str = "leading") -> list[float]:
+    return process.times(make_spacing(kind, process.schedule), steps)
+
+
+def indices(process: GaussianProcess, times: list[float] | Tensor) -> Tensor:
     """The discrete times of times."""
-    return SCHEDULE.index(torch.as_tensor(times, dtype=torch.float64)).round().long()
+    return (torch.as_tensor(times, dtype=torch.float64) * steps_of(process) - 1).round().long()
+
+
+def every_time(process: GaussianProcess) -> Tensor:
+    """The time of every index."""
+    return torch.arange(1, steps_of(process) + 1, dtype=torch.float64) / steps_of(process)
 
 
 def posterior(alpha_bar: Tensor) -> dict[str, Tensor]:
@@ -56,7 +68,8 @@ def posterior(alpha_bar: Tensor) -> dict[str, Tensor]:
 
 
 def schedule(case: Case) -> dict[str, Tensor]:
-    alpha, sigma = PROCESS.schedule.alpha_sigma(INDICES)
+    process = process_of(case)
+    alpha, sigma = process.schedule.alpha_sigma(every_time(process))
     outputs = posterior(alpha**2) | {
         "alphas_cumprod": alpha**2,
         "sqrt_alphas_cumprod": alpha,
@@ -66,48 +79,50 @@ def schedule(case: Case) -> dict[str, Tensor]:
         "sqrt_recipm1_alphas_cumprod": sigma / alpha,
     }
     for steps in case.spec["steps"]:
-        rising = times_of(steps)[::-1]
-        levels = [PROCESS.level(t) for t in rising]
+        rising = times_of(process, steps)[::-1]
+        levels = [process.level(t) for t in rising]
         outputs |= {
-            f"S{steps}.timesteps": indices(rising[1:]),
+            f"S{steps}.timesteps": indices(process, rising[1:]),
             f"S{steps}.alphas": torch.tensor([level.alpha**2 for level in levels[1:]]),
             f"S{steps}.alphas_prev": torch.tensor([level.alpha**2 for level in levels[:-1]]),
             f"S{steps}.sqrt_one_minus_alphas": torch.tensor([level.sigma for level in levels[1:]]),
         }
         for eta in case.spec["etas"]:
-            outputs[f"S{steps}.eta{eta}.sigmas"] = torch.tensor([new_noise(PROCESS, FloatStep(t, s), eta) for s, t in pairwise(rising)])
+            outputs[f"S{steps}.eta{eta}.sigmas"] = torch.tensor([new_noise(process, FloatStep(t, s), eta) for s, t in pairwise(rising)])
     for steps in case.spec["quad_steps"]:
-        outputs[f"quad{steps}.timesteps"] = indices(make_spacing("quadratic", PROCESS.schedule).stops(steps)[1:])
+        outputs[f"quad{steps}.timesteps"] = indices(process, make_spacing("quadratic", process.schedule).stops(steps)[1:])
     return outputs
 
 
 def predict_of(case: Case, run: dict[str, Any]) -> PredictFloat:
     """The denoiser of a run under its contexts, in the originals' words."""
-    described = run.get("contexts") or [{**run["context"], "ratio": 1.0}]
+    described = run["contexts"] if "contexts" in run else [run["context"]]
     networks = flow_of(case, run["x_type"], *(one["type"] for one in described))
     ingredients = [
-        Ingredient(network, Context(case.io[one["conditioning"]]), Context(case.io[one["unconditional_conditioning"]]), one["ratio"])
+        Ingredient(
+            network, Context(case.io[one["conditioning"]]), Context(case.io[one["unconditional_conditioning"]]), one.get("ratio", 1.0)
+        )
         for network, one in zip(networks, described, strict=True)
     ]
-    return composed(PROCESS, ingredients, run["unconditional_guidance_scale"])
+    return composed(process_of(case), ingredients, run["unconditional_guidance_scale"])
 
 
 @torch.inference_mode()
 def runs(case: Case) -> dict[str, Tensor]:
-    outputs: dict[str, Tensor] = {}
+    process, outputs = process_of(case), dict[str, Tensor]()
     for run in case.spec["runs"]:
         name, (first, *noise) = run["name"], case.io[f"{run['name']}.noise"].unbind()
-        times, x = times_of(run["steps"]), first
+        times, x = times_of(process, run["steps"]), first
         if "x0" in run:  # noised to the time one step before that of the first step
             start = run["x0_forward_timesteps"]
             t = torch.full((len(x),), times[-2 - start], dtype=torch.float64)
-            x, times = PROCESS.noise(case.io[run["x0"]], t, first), times[-1 - start :]
+            x, times = process.noise(case.io[run["x0"]], t, first), times[-1 - start :]
         draws = StoredNormal(run.get("temperature", 1.0) * torch.stack(noise))
         predict, seen = Witness(predict_of(case, run)), list[Progress]()
         plan = [FloatStep(t, s) for t, s in pairwise(times)]
-        drive(predict, PROCESS, DDIM(run["eta"]), x, plan, draws, seen.append)
+        drive(predict, process, DDIM(run["eta"]), x, plan, draws, seen.append)
         outputs |= {
-            f"{name}.timesteps": indices(torch.stack(predict.t)),
+            f"{name}.timesteps": indices(process, torch.stack(predict.t)),
             f"{name}.x_prev": torch.stack([progress.x for progress in seen]),
             f"{name}.pred_x0": torch.stack([estimate.x_0 for estimate in predict.estimates]),
         }
@@ -118,21 +133,27 @@ def runs(case: Case) -> dict[str, Tensor]:
 def losses(case: Case) -> dict[str, Tensor]:
     """The loss of each flow. Absolute errors and a learned variance, which no release uses, are made of what the loss reports."""
     io = case.io
-    t = (io["t"].double() + 1) / 1000
-    alpha, sigma = PROCESS.alpha_sigma(t, io["x_image"])
-    outputs = {f"x_noisy_{data}": PROCESS.noise(io[f"x_{data}"], t, io[f"noise_{data}"]) for data in ("image", "text")}
+    process = process_of(case)
+    t = (io["t"].double() + 1) / steps_of(process)
+    alpha, sigma = process.alpha_sigma(t, io["x_image"])
+    outputs = {f"x_noisy_{data}": process.noise(io[f"x_{data}"], t, io[f"noise_{data}"]) for data in ("image", "text")}
     outputs |= {"q_mean": alpha * io["x_image"], "q_variance": sigma**2, "q_log_variance": 2 * sigma.log()}
-    outputs["x0_from_noise"] = PROCESS.estimate("eps", io["noise_image"], outputs["x_noisy_image"], t).x_0
-    alpha_bar = PROCESS.schedule.alpha_sigma(INDICES)[0] ** 2
+    outputs["x0_from_noise"] = process.estimate("eps", io["noise_image"], outputs["x_noisy_image"], t).x_0
+    alpha_bar = process.schedule.alpha_sigma(every_time(process))[0] ** 2
     bounds = {"eps": posterior(alpha_bar)["lvlb_weights"], "x_0": 0.5 * alpha_bar.sqrt() / (2 - alpha_bar)}
     bounds["x_0"] = torch.cat([bounds["x_0"][1:2], bounds["x_0"][1:]])
     for variant in case.spec["variants"]:
-        name, data, kind = variant["name"], variant["x_type"], {"x0": "x_0"}.get(variant["parameterization"], variant["parameterization"])
+        name, data, kind = (
+            variant["name"],
+            variant["x_type"],
+            known("variants.parameterization", variant["parameterization"], {"x0": "x_0", "eps": "eps"}),
+        )
         (network,) = flow_of(case, data, variant["c_type"])
         prepared = network.prepare(Context(io[f"c_{variant['c_type']}"]))
         draws = StoredNormal(io[f"noise_{data}"][None])
-        found = GaussianLoss(PROCESS, kind)(lambda x_t, t, net=network, p=prepared: net(x_t, t, p), io[f"x_{data}"], draws, t)
-        error = found.per_image if variant["loss_type"] == "l2" else (found.output - found.target).abs().flatten(1).mean(1)
+        found = GaussianLoss(process, kind)(lambda x_t, t, net=network, p=prepared: net(x_t, t, p), io[f"x_{data}"], draws, t)
+        absolute = known("variants.loss_type", variant["loss_type"], {"l2": False, "l1": True})
+        error = (found.output - found.target).abs().flatten(1).mean(1) if absolute else found.per_image
         logvar = io[variant["logvar"]][io["t"]] if "logvar" in variant else torch.full_like(error, variant["logvar_init"])
         gamma = (error / logvar.exp() + logvar).mean()
         outputs |= {

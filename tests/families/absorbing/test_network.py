@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tessera.contexts.context import Context
 from tessera.errors import UsageError
+from tessera.families.absorbing.checkpoint import export_network, load_network
 from tessera.families.absorbing.network import Transformer
 from tessera.registry import NETWORKS, build
 
@@ -127,3 +128,18 @@ def test_what_it_refuses() -> None:
         network().prepare(Context(labels=torch.zeros(1, dtype=torch.int64)))
     with pytest.raises(UsageError, match="takes no prompt"):
         logits(network(), tokens(1), Context(embeddings=torch.zeros(1, 2, 3)))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_positions_beyond_the_grid_are_kept_and_not_read(causal: bool) -> None:
+    network = Transformer(7, (2, 3), 8, 1, 2, causal=causal, positions=9).eval()
+    x, t = torch.tensor([[0, 1, 2, 3, 4, 5]]), torch.zeros(1, dtype=torch.int64)
+    before = network(x, t, Context())
+    with torch.no_grad():
+        network.position[6:] += 1
+    assert torch.equal(network(x, t, Context()), before)
+    again = Transformer(**{key: value for key, value in network.config.items() if key != "kind"})
+    load_network(again, export_network(network))
+    assert torch.equal(again.position, network.position)
+    with pytest.raises(UsageError, match="5 positions are too few"):
+        Transformer(7, (2, 3), 8, 1, 2, positions=5)

@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from tessera.contexts.context import Context
 from tessera.contexts.labels import Labels
 from tessera.errors import UsageError
+from tessera.families.versatile.checkpoint import LAYOUTS, export_network, load_network
 from tessera.families.versatile.kinds import CONTEXT_TYPES, DATA_TYPES, ContextLayers
 from tessera.families.versatile.mixing import Prepared, mix
 from tessera.families.versatile.network import MultiFlowUNet, steps
 from tessera.families.versatile.presets import PRESETS, preset
+from tessera.families.versatile.shapes import network_config
 from tests.tiny_versatile import LATENT, NETWORK, noisy, tiny_network
 
 T = torch.tensor([0.9, 0.2], dtype=torch.float64)
@@ -28,11 +30,13 @@ def context(batch: int = 2, rows: int = 5, seed: int = 2) -> Context:
     return Context(torch.randn(batch, rows, 16, generator=torch.Generator().manual_seed(seed)))
 
 
-@given(widths=st.lists(st.sampled_from([32, 64, 96]), min_size=1, max_size=4), blocks=st.integers(1, 3), levels=st.sets(st.integers(0, 3)))
-def test_the_table_ends_where_it_began(widths: list[int], blocks: int, levels: set[int]) -> None:
+@given(widths=st.lists(st.sampled_from([32, 64, 96]), min_size=1, max_size=4), levels=st.sets(st.integers(0, 3)), drawn=st.data())
+def test_the_table_ends_where_it_began(widths: list[int], levels: set[int], drawn: st.DataObject) -> None:
     """What a join takes was saved, channels follow each other, and every level has its blocks."""
     levels = {level for level in levels if level < len(widths)}
+    blocks = drawn.draw(st.lists(st.integers(1, 3), min_size=len(widths), max_size=len(widths)))
     table = steps(widths, blocks, sorted(levels))
+    assert steps(widths, 2, sorted(levels)) == steps(widths, [2] * len(widths), sorted(levels))
     saved: list[int] = []
     channels = 0
     for step in table:
@@ -44,9 +48,52 @@ def test_the_table_ends_where_it_began(widths: list[int], blocks: int, levels: s
             assert step.enter == channels
             channels = step.leave
     assert (saved, channels) == ([], 0)
-    assert sum(step.what == "block" for step in table) == len(widths) * (2 * blocks + 1) + 2
-    assert sum(step.what == "context" for step in table) == len(levels) * (2 * blocks + 1) + 1
+    assert sum(step.what == "block" for step in table) == sum(2 * count + 1 for count in blocks) + 2
+    assert sum(step.what == "context" for step in table) == sum(2 * blocks[level] + 1 for level in levels) + 1
     assert sum(step.what == "down" for step in table) == sum(step.what == "up" for step in table) == len(widths) - 1
+
+
+@st.composite
+def descriptions(draw: st.DrawFn) -> dict[str, Any]:
+    """Levels, blocks of each, levels with contexts, widths, heads, positions and widths of contexts at random."""
+    widths = draw(st.lists(st.sampled_from([32, 64]), min_size=1, max_size=3))
+    blocks = draw(st.lists(st.integers(1, 2), min_size=len(widths), max_size=len(widths)))
+    return {
+        "widths": widths,
+        "blocks": blocks if len(set(blocks)) > 1 else blocks[0],
+        "context_levels": sorted(draw(st.sets(st.integers(0, len(widths) - 1)))),
+        "heads": draw(st.sampled_from([1, 2, 8])),
+        "data": {
+            "image": {"kind": "grid", "channels": draw(st.integers(1, 4))},
+            "text": {"kind": "vector", "width": draw(st.integers(3, 9)), "positions": draw(st.sampled_from([1, 2, 4]))},
+        },
+        "contexts": {name: {"kind": "rows", "width": draw(st.integers(4, 12))} for name in ("text", "image")},
+    }
+
+
+@torch.no_grad()
+@settings(max_examples=12, deadline=None)
+@given(described=descriptions(), layout=st.sampled_from(["four-flow", "four-flow-deprecated"]))
+def test_any_description_runs_is_told_by_its_names_and_comes_back(described: dict[str, Any], layout: str) -> None:
+    network = MultiFlowUNet(**described).eval()
+    written = export_network(network, LAYOUTS[layout])
+    found = network_config({name: value.shape for name, value in written.items()}, layout)
+    assert {**found, "heads": described["heads"]} == network.config
+    again = MultiFlowUNet(**{key: value for key, value in network.config.items() if key != "kind"}).eval()
+    load_network(again, written, LAYOUTS[layout])
+    side = 2 ** len(described["widths"])
+    for data, shape in [("image", (described["data"]["image"]["channels"], side, side)), ("text", (described["data"]["text"]["width"],))]:
+        for kind, rows in described["contexts"].items():
+            x, given_context = torch.randn(2, *shape), Context(torch.randn(2, 3, rows["width"]))
+            out = network.view(data, kind)(x, T, given_context)
+            assert out.shape == x.shape
+            assert torch.equal(again.view(data, kind)(x, T, given_context), out)
+
+
+@pytest.mark.parametrize("blocks", [0, [], [1], [1, 0], [1, 1, 1]])
+def test_blocks_of_other_levels_are_refused(blocks: Any) -> None:
+    with pytest.raises(UsageError, match="blocks of at least 1"):
+        tiny_network(widths=[32, 32], blocks=blocks)
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -88,17 +88,18 @@ class Transformer(nn.Module):
         causal: the autoregressive network.
         mlp_ratio: hidden features of the MLP per feature.
         dropout: probability of dropping a feature of a branch while training.
+        positions: rows of the table of positions, of which the first h·w are read; by default no more than these. Originals may have more.
         neighbours: mix adjacent tokens in the embedding and at the start of every block; see `Neighbours`. The original does not.
     """
 
     def __init__(
         self, classes: Positive, grid: Sequence[int], width: Positive, depth: int, heads: Positive, causal: bool = False,
-        mlp_ratio: Positive = 4, dropout: float = 0.0, neighbours: bool = False,
+        mlp_ratio: Positive = 4, dropout: float = 0.0, neighbours: bool = False, positions: Positive | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.config: dict[str, Any] = {
             "kind": "absorbing", "classes": classes, "grid": list(grid), "width": width, "depth": depth, "heads": heads, "causal": causal,
-            "mlp_ratio": mlp_ratio, "dropout": dropout, "neighbours": neighbours,
+            "mlp_ratio": mlp_ratio, "dropout": dropout, "neighbours": neighbours, "positions": positions,
         }  # fmt: skip
         if width % heads:
             raise UsageError(f"width {width} is not a multiple of heads {heads}: choose heads that divide it")
@@ -106,7 +107,10 @@ class Transformer(nn.Module):
             raise UsageError("neighbours would show a causal network the tokens that it is to predict: leave one of them out")
         self.classes, self.causal, self.grid, self.positions = classes, causal, (grid[0], grid[1]), grid[0] * grid[1]
         self.token = nn.Embedding(classes if causal else classes + 1, width)
-        self.position = nn.Parameter(torch.zeros(self.positions, width))
+        rows = self.positions if positions is None else positions
+        if rows < self.positions:
+            raise UsageError(f"{rows} positions are too few for the {self.positions} tokens of the grid {grid[0]}x{grid[1]}")
+        self.position = nn.Parameter(torch.zeros(rows, width))
         self.start = nn.Parameter(torch.zeros(width)) if causal else None
         self.around = Neighbours(width, grid) if neighbours else nn.Identity()
         self.mixing: Any = nn.ModuleList(Neighbours(width, grid, width) if neighbours else nn.Identity() for _ in range(depth))

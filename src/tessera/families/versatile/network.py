@@ -30,12 +30,14 @@ from tessera.schema import Positive
 __all__ = ["FlowNetwork", "MultiFlowUNet", "steps"]
 
 
-def steps(widths: Sequence[int], blocks: int, context_levels: Sequence[int]) -> list[Step]:
-    """The table: what is done, in order. `widths`: channels at each level; `blocks`: on the way down, one more on the way up."""
+def steps(widths: Sequence[int], blocks: int | Sequence[int], context_levels: Sequence[int]) -> list[Step]:
+    """The table: what is done, in order. `widths`: channels at each level; `blocks`: of every level, or of each, on the way down; a level
+    has one more on the way up."""
+    counts = [blocks] * len(widths) if isinstance(blocks, int) else blocks
     table = [Step("enter", 0, widths[0]), Step("save")]
     saved, now = [widths[0]], widths[0]
     for level, width in enumerate(widths):
-        for _ in range(blocks):
+        for _ in range(counts[level]):
             table.append(Step("block", now, width))
             if level in context_levels:
                 table.append(Step("context", width, width))
@@ -46,7 +48,7 @@ def steps(widths: Sequence[int], blocks: int, context_levels: Sequence[int]) -> 
             saved.append(width)
     table += [Step("block", now, now), Step("context", now, now), Step("block", now, now)]
     for level, width in reversed(list(enumerate(widths))):
-        for _ in range(blocks + 1):
+        for _ in range(counts[level] + 1):
             table += [Step("join"), Step("block", now + saved.pop(), width)]
             now = width
             if level in context_levels:
@@ -61,7 +63,7 @@ class MultiFlowUNet(nn.Module):
 
     Args:
         widths: channels at each level, from the full resolution down.
-        blocks: residual blocks of a level on the way down.
+        blocks: residual blocks on the way down, of every level or one number for each; at least 1.
         context_levels: levels with context layers; the middle always has one.
         heads: of attention; divides the widths there.
         data: data types by name: {"kind": an entry of `DATA_TYPES`, …its arguments}.
@@ -77,7 +79,7 @@ class MultiFlowUNet(nn.Module):
     def __init__(
         self,
         widths: Sequence[int],
-        blocks: int,
+        blocks: int | Sequence[int],
         context_levels: Sequence[int],
         heads: Positive,
         data: Mapping[str, Mapping[str, Any]],
@@ -87,7 +89,8 @@ class MultiFlowUNet(nn.Module):
     ) -> None:
         super().__init__()
         self.config: dict[str, Any] = {
-            "kind": "versatile", "widths": list(widths), "blocks": blocks, "context_levels": list(context_levels), "heads": heads,
+            "kind": "versatile", "widths": list(widths), "blocks": blocks if isinstance(blocks, int) else list(blocks),
+            "context_levels": list(context_levels), "heads": heads,
             "data": {name: dict(value) for name, value in data.items()},
             "contexts": {name: dict(value) for name, value in contexts.items()}, "timesteps": timesteps,
             "parametrisation": parametrisation,
@@ -237,8 +240,11 @@ def _made(what: str, table: Mapping[str, Any], config: Mapping[str, Any]) -> Any
 
 def _check(config: dict[str, Any]) -> None:
     widths, levels = config["widths"], config["context_levels"]
-    if not widths or config["blocks"] < 1:
-        raise UsageError(f"a network needs widths, and blocks of at least 1, not widths {widths} and blocks {config['blocks']}")
+    counts = [config["blocks"]] * len(widths) if isinstance(config["blocks"], int) else config["blocks"]
+    if not widths or len(counts) != len(widths) or min(counts) < 1:
+        raise UsageError(
+            f"a network needs widths, and blocks of at least 1 for all levels or each, not widths {widths} and blocks {config['blocks']}"
+        )
     if strange := [width for width in widths if width < GROUPS or width % GROUPS]:
         raise UsageError(f"width {strange[0]} is no multiple of {GROUPS}, the groups that are normalised together")
     if strange := [level for level in levels if not 0 <= level < len(widths)]:

@@ -57,11 +57,13 @@ def network_config(shapes: Shapes, name: str) -> dict[str, Any]:
         else:
             break
         place += 1
-    # Numbered through, the deepest level goes on with the middle and the way up.
-    blocks = len(levels[0]) if layout.nested or len(levels) > 1 else (len(levels[0]) - 3) // 2
-    if blocks < 1 or any(len(level) < blocks for level in levels):
+    counts = [len(level) for level in levels]
+    if not layout.nested:  # numbered through, the deepest level goes on with the middle, which has two blocks, and the way up, one more
+        counts[-1] = (counts[-1] - 3) // 2
+    if min(counts) < 1:
         raise TesseraError(f"the file has {[len(level) for level in levels]} blocks at its levels: it is incomplete or of another network")
     widths = [level[0] for level in levels]
+    blocks = counts[0] if len(set(counts)) == 1 else counts
     data: dict[str, Any] = {"image": {"kind": "grid", "channels": channels}}
     text = layout.final(f"{layout.types.format('text')}.{first.format(0)}.weight")
     if layout.types != layout.types.format("") and text in shapes:
@@ -78,7 +80,9 @@ def network_config(shapes: Shapes, name: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _context_levels(shapes: Shapes, layout: Layout, context: str, widths: Sequence[int], blocks: int) -> tuple[list[int], int]:
+def _context_levels(
+    shapes: Shapes, layout: Layout, context: str, widths: Sequence[int], blocks: int | Sequence[int]
+) -> tuple[list[int], int]:
     """The levels where a type has context layers, and the width of its contexts."""
     root, suffix = layout.types.format(context), layout.suffix(context)
     for count in range(len(widths), -1, -1):
