@@ -492,7 +492,11 @@ def _override(values: dict[str, Any], override: str) -> None:
 
 def _sentence(error: ValidationError, recipe: type[Section]) -> str:
     """The first fault of a recipe, in one sentence."""
-    fault = error.errors()[0]
+    faults = error.errors()
+    ours = [said for fault in faults if isinstance(said := fault.get("ctx", {}).get("error"), ValueError)]
+    if ours:  # of a part, which may stand in the place of a folder's name: what is wrong with it says more
+        return str(ours[0])
+    fault = faults[0]
     location, section = _place(recipe, [str(part) for part in fault["loc"]])
     key = ".".join(location)
     if fault["type"] == "extra_forbidden":
@@ -504,8 +508,6 @@ def _sentence(error: ValidationError, recipe: type[Section]) -> str:
         return f"the key {key!r} is missing"
     if fault["type"] == "union_tag_invalid":
         return suggest(f"{key}.kind", fault["ctx"]["tag"], [tag.strip(" '") for tag in fault["ctx"]["expected_tags"].split(",")])
-    if isinstance(said := fault.get("ctx", {}).get("error"), ValueError):
-        return f"{key}: {said}" if key else str(said)
     return f"{key!r} is {shown(fault['input'])}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
 
 
