@@ -51,7 +51,7 @@ def test_a_bomb_is_refused_before_it_is_decompressed(tmp_path: Path):
     for side in (10_000, 32_000):
         header = side.to_bytes(4, "big") * 2 + b"\x08\x02\x00\x00\x00"
         (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
-        with pytest.raises(TesseraError, match=r"bomb\.png .*(too large: 10000x10000 pixels, where at most 80 million|decompression bomb)"):
+        with pytest.raises(TesseraError, match=r"bomb\.png is too large: .*at most 80 million"):
             open_picture(tmp_path / "bomb.png")
 
 

@@ -1,6 +1,7 @@
 """Pictures as files, from addresses and as tensors: float32 [3, H, W] in [-1, 1] ⇄ 8-bit RGB.
 
-Whatever a picture comes from, `LIMITS` holds for it, and only the formats in `FORMATS` are read: others start programs (EPS) or are rare.
+This is the one reader, for data, prompts, starting pictures, masks and the page. Whatever a picture comes from, `LIMITS` holds for it, and
+only the formats of `formats` are read: others start programs (EPS) or are rare.
 """
 
 from __future__ import annotations
@@ -10,38 +11,52 @@ import io
 import re
 import struct
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
 from tessera.errors import TesseraError, UsageError
+from tessera.picture_modes import eight_bits, upright_rgb
+from tessera.png_chunks import SIGNATURE, pixels_alone
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
 __all__ = [
-    "FORMATS", "LIMITS", "SUFFIXES", "PictureLimits", "as_tensor", "decode", "fingerprint", "is_address", "open_picture",
-    "resize_and_center_crop", "to_picture", "to_tensor", "upright_rgb",
+    "LIMITS", "SUFFIXES", "UNREAD_SUFFIXES", "PictureLimits", "as_tensor", "decode", "fingerprint", "formats", "is_address",
+    "open_picture", "read_rgb", "resize_and_center_crop", "to_picture", "to_tensor", "upright_rgb",
 ]  # fmt: skip
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+SUFFIXES = frozenset({
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".heic", ".heif",
+})  # fmt: skip
 """How the names of picture files end, in lower case."""
+UNREAD_SUFFIXES = frozenset(
+    {".jxl", ".jp2", ".j2k", ".psd", ".svg", ".tga", ".ico", ".eps", ".exr", ".hdr", ".raw", ".dng", ".cr2", ".nef", ".arw"}
+)
+"""How the names of pictures end that are not read, in lower case."""
 ADDRESS = re.compile(r"https?://")
+BRANDS = {"HEIF": (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"), "AVIF": (b"avif", b"avis")}
+"""What stands after "ftyp" at byte 4 of a file."""
 
 
 @dataclass(frozen=True)
 class PictureLimits:
     """What is accepted as a picture.
 
-    pixels: width times height, known before anything is decompressed. For an address also: bytes: of the file. seconds: for all of it,
-    from looking up the host's name to the last byte. redirects: how many are followed.
+    pixels: width times height, known before anything is decompressed. shrunk: a picture of more pixels than this is shrunk to so many;
+    None: it stays as it is. For an address also: bytes: of the file. seconds: for all of it, from looking up the host's name to the last
+    byte. redirects: how many are followed.
     """
 
     pixels: int = 80_000_000
+    shrunk: int | None = None
     bytes: int = 32 << 20
     seconds: float = 30.0
     redirects: int = 5
@@ -53,6 +68,20 @@ LIMITS = PictureLimits()
 def is_address(source: str) -> bool:
     """Whether this is the address of something on the web: it starts with http:// or https://, in lower case."""
     return ADDRESS.match(source) is not None
+
+
+@cache
+def formats() -> tuple[str, ...]:
+    """The formats that are read here: `FORMATS`, AVIF where Pillow was built with it, HEIF where the package pillow-heif is installed."""
+    found = list(FORMATS)
+    if features.check("avif"):
+        found.append("AVIF")
+    with suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+        found.append("HEIF")
+    return tuple(found)
 
 
 def open_picture(source: str | Path, limits: PictureLimits = LIMITS) -> Image.Image:
@@ -76,20 +105,69 @@ def open_picture(source: str | Path, limits: PictureLimits = LIMITS) -> Image.Im
         raise TesseraError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
+def read_rgb(path: Path, content: bytes | None = None) -> Image.Image:
+    """A picture file as `upright_rgb` makes it. Raises as `open_picture` does.
+
+    content: the file's, where it lies in an archive; `path` then only names it in errors.
+    """
+    return upright_rgb(open_picture(path) if content is None else decode(io.BytesIO(content), str(path)))
+
+
 def decode(file: io.BufferedReader | io.BytesIO, name: str, limits: PictureLimits = LIMITS) -> Image.Image:
     """The picture in an open file that is called `name` in errors. TesseraError as of `open_picture`."""
     try:
-        with Image.open(file, formats=FORMATS) as picture:
-            if picture.width * picture.height > limits.pixels:
-                raise TesseraError(
-                    f"{name} is too large: {picture.width}x{picture.height} pixels, where at most {limits.pixels / 1e6:g} million are read"
-                )
-            picture.load()
-            return picture.copy()
+        try:
+            return _loaded(file, name, limits)
+        except TesseraError:
+            raise
+        except Exception:
+            file.seek(0)
+            if file.read(len(SIGNATURE)) != SIGNATURE:
+                raise
+            return _loaded(pixels_alone(file), name, limits)  # what is beside the pixels may be all that is wrong
     except (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, KeyError, IndexError, TypeError, OverflowError,
-            Image.DecompressionBombError) as error:  # fmt: skip  # what decoders raise for damaged files
-        reason = "its bytes are those of no known format" if isinstance(error, Image.UnidentifiedImageError) else error
-        raise TesseraError(f"{name} is not a readable picture ({reason}): save it again as PNG or JPEG") from None
+            AttributeError, AssertionError, RuntimeError, MemoryError) as error:  # fmt: skip  # what decoders raise for damaged files
+        raise TesseraError(f"{name} is not a readable picture ({_reason(file, error)}): save it again as PNG or JPEG") from None
+
+
+def _loaded(file: io.BufferedReader | io.BytesIO, name: str, limits: PictureLimits) -> Image.Image:
+    try:
+        opened = Image.open(file, formats=formats())
+    except Image.DecompressionBombError:  # Pillow's own limit, which comes first where a picture is far beyond ours
+        raise TesseraError(f"{name} is too large: at most {limits.pixels / 1e6:g} million pixels are read") from None
+    with opened as picture:
+        if picture.width * picture.height > limits.pixels:
+            raise TesseraError(
+                f"{name} is too large: {picture.width}x{picture.height} pixels, where at most {limits.pixels / 1e6:g} million are read"
+            )
+        picture.load()
+        if picture.mode == "I" and picture.format in ("PNG", "PPM"):  # 16 bits, which some of Pillow's readers widen
+            return _shrunk(picture.convert("I;16"), limits.shrunk)
+        return _shrunk(picture.copy(), limits.shrunk)
+
+
+def _shrunk(picture: Image.Image, pixels: int | None) -> Image.Image:
+    """The picture with at most so many pixels, in the same proportion."""
+    if pixels is None or picture.width * picture.height <= pixels:
+        return picture
+    picture = eight_bits(picture)
+    if picture.has_transparency_data or picture.mode in ("P", "1"):  # modes that cannot be averaged
+        picture = picture.convert("RGBA")
+    factor = (pixels / (picture.width * picture.height)) ** 0.5
+    sides = max(1, int(picture.width * factor)), max(1, int(picture.height * factor))
+    return picture.resize(sides, Image.Resampling.LANCZOS)
+
+
+def _reason(file: io.BufferedReader | io.BytesIO, error: Exception) -> str:
+    if not isinstance(error, Image.UnidentifiedImageError):
+        return str(error) or type(error).__name__
+    file.seek(0)
+    start = file.read(12)
+    kind = next((kind for kind, brands in BRANDS.items() if start[4:8] == b"ftyp" and start[8:] in brands), None)
+    if kind is None or kind in formats():
+        return "its bytes are those of no known format"
+    package = "pip install 'tessera[heif]'" if kind == "HEIF" else "install Pillow 11.3 or later"
+    return f"it is {kind}, which this installation cannot read: {package}"
 
 
 def as_tensor(picture: Image.Image) -> Float[Tensor, "c h w"]:
@@ -109,15 +187,6 @@ def to_picture(image: Float[Tensor, "c h w"], truncate: bool = False) -> Image.I
     levels = (image.clamp(-1, 1) + 1) / 2 * 255
     array = (levels if truncate else levels.round()).byte().permute(1, 2, 0).cpu().numpy()
     return Image.fromarray(array if array.shape[2] == 3 else array[:, :, 0])
-
-
-def upright_rgb(picture: Image.Image) -> Image.Image:
-    """As RGB: EXIF rotation applied, transparent parts white."""
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode not in ("RGB", "L"):
-        picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    return picture.convert("RGB")
 
 
 def to_tensor(picture: Image.Image, size: tuple[int, int]) -> Float[Tensor, "3 h w"]:

@@ -75,6 +75,15 @@ def test_fid_of_a_folder_and_its_recipe(evaluate: Run, pictures: Path, tmp_path:
     assert abs(evaluate("fid", pictures, pictures, "--json").json["values"]["fid"]) < 1e-3
 
 
+def test_what_could_not_be_read_is_said_and_written(evaluate: Run, pictures: Path, tmp_path: Path) -> None:
+    (pictures / "0-broken.png").write_bytes(b"no picture")
+    for _ in range(2):  # measured, then kept
+        result = evaluate("fid", pictures, pictures, "-o", tmp_path / "report.json", "-n", 4)
+        assert "warning: 1 of what was found in" in result.err
+        assert "0-broken.png" in result.err
+    assert list(json.loads((tmp_path / "report.json").read_text())["samples"]["skipped"]) == [str(pictures / "0-broken.png")]
+
+
 def test_numbers_of_one_recipe_compare_and_others_refuse(evaluate: Run, run: Run, pictures: Path, tmp_path: Path) -> None:
     for name, arguments in {"a": [12], "b": [12], "c": [10], "d": [12, "--size", 32]}.items():
         evaluate("fid", pictures, REFERENCE, "-o", tmp_path / f"{name}.json", "-n", *arguments)

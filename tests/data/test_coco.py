@@ -48,7 +48,7 @@ def test_damage_is_skipped_and_reported(tmp_path):
     (root / "val2014/val2014/COCO_val2014_000000000025.jpg").unlink()
     data = COCO(str(root), 16, "val")
     assert [data.example(i, 0) is None for i in range(3)] == [True, True, False]
-    assert len(data.skipped) == 2
+    assert len([path for path in data.skipped if "annotation" not in path]) == 2
 
 
 def test_picture_without_caption_is_left_out(tmp_path):
@@ -58,7 +58,7 @@ def test_picture_without_caption_is_left_out(tmp_path):
     write(root, annotations)
     data = COCO(str(root), 16, "val")
     assert len(data) == 2
-    assert list(data.skipped.values()) == ["it has no caption"]
+    assert list(data.skipped.values()) == ["it is of a picture that `images` does not list", "it has no caption"]
 
 
 @pytest.mark.parametrize(
@@ -87,3 +87,25 @@ def test_what_is_missing_is_named(tmp_path):
     (tmp_path / "train2014").rename(tmp_path / "pictures")
     with pytest.raises(UsageError, match="pictures are missing"):
         COCO(str(tmp_path))
+
+
+@pytest.mark.parametrize("caption", [None, " ", 3, ["a"], {}])
+def test_a_caption_that_is_none_costs_that_caption(tmp_path, caption):
+    root = make(tmp_path)
+    path = root / "annotations/captions_val2014.json"
+    said = json.loads(path.read_text())
+    said["annotations"] += [{"image_id": 9, "caption": caption}, {"image_id": 25}, "none", {"image_id": [], "caption": "x"}]
+    said["images"] += [{"id": 31, "file_name": None}, 7, {"id": {}, "file_name": "x.jpg"}]
+    path.write_text("\ufeff" + json.dumps(said), encoding="utf-8")
+    data = COCO(str(root), 16, "val")
+    assert len(data) == 3
+    assert {name.rpartition(", ")[2] for name in data.skipped} == {
+        "annotation 5", "annotation 6", "annotation 7", "annotation 8", "annotation 9", "image 3", "image 4", "image 5",
+    }  # fmt: skip
+
+
+def test_json_that_is_too_deep(tmp_path):
+    root = make(tmp_path)
+    write(root, '{"images": ' + "[" * 100_000)
+    with pytest.raises(TesseraError, match="is not JSON"):
+        COCO(str(root), 16, "val")

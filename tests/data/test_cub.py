@@ -47,7 +47,7 @@ def test_damage_is_skipped_and_reported(tmp_path):
 def test_what_is_missing_is_named(tmp_path):
     with pytest.raises(UsageError, match="there is no folder"):
         CUB(str(tmp_path / "absent"))
-    with pytest.raises(UsageError, match=r"filenames\.pickle is missing"):
+    with pytest.raises(UsageError, match=r"list of pictures is missing: .*filenames\.pickle"):
         CUB(str(tmp_path))
     root = make(tmp_path)
     with pytest.raises(UsageError, match="unknown split 'val'"):

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tessera.data.images import Crop, read_rgb
+from tessera.data.images import Crop
 from tessera.errors import TesseraError, UsageError
+from tessera.pictures import read_rgb
 from tests.data.making import picture, stripes, truncate
 
 

@@ -181,3 +181,17 @@ def test_no_more_pictures_are_made_than_asked_for() -> None:
     assert sum(len(batch.image) for batch in endless.batches(7, 5)) == 7
     assert endless.made == 7
     assert [len(batch.prompts) for batch in in_batches(iter([(torch.zeros(3, 2, 2, dtype=torch.uint8), 1)] * 3), 2)] == [2, 1]
+
+
+def test_skipped_pictures_are_in_the_account_also_of_kept_features(folder: Path, tmp_path: Path) -> None:
+    (folder / "sub" / "2.png").write_bytes(b"no picture")
+    (folder / "gone.png").symlink_to(folder / "absent.png")
+    (folder / "linked").symlink_to(folder / "sub")
+    measurer = Measurer(Colours(), tmp_path / "kept")
+    for _ in range(2):  # made, then kept
+        for measure in (measurer.features, measurer.statistics):
+            pictures = FolderPictures(folder)
+            found = measure(pictures)
+            skipped = {str(folder / name) for name in ("sub/2.png", "linked/2.png", "gone.png")}
+            assert set(pictures.skipped) == set(found.origin.account["skipped"]) == skipped
+            assert found.origin.count + len(skipped) == pictures.count + 1

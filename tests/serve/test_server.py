@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tessera.errors import UsageError
+from tessera.errors import TesseraError, UsageError
 from tessera.record import Record
 from tessera.serve.kept import Kept
 from tessera.serve.limits import LIMITS
@@ -201,6 +201,14 @@ def test_only_files_of_its_own_folder_are_opened(tmp_path: Path) -> None:
             kept.opened(str(path))
     kept.close()
     assert not kept.folder.exists()
+
+
+def test_an_upload_that_is_only_too_large_is_shrunk() -> None:
+    kept = Kept(replace(LIMITS, upload_pixels=20_000, shrunk_pixels=5000))
+    assert kept.opened(kept.png(Image.new("RGB", (200, 100)), "large")).size == (100, 50)
+    with pytest.raises(TesseraError, match="too large: 201x100 pixels"):
+        kept.opened(kept.png(Image.new("RGB", (201, 100)), "larger"))
+    kept.close()
 
 
 def test_files_make_room_for_new_ones() -> None:

@@ -157,11 +157,14 @@ def test_cached_tokens_change_nothing(codec: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_unreadable_pictures_are_counted_and_named(tmp_path: Path, workers: int) -> None:
-    run = train(write(tmp_path, CODEC, data=pictures(tmp_path / "pictures", broken=2), steps=3, workers=workers))
+    data = pictures(tmp_path / "pictures", broken=2)
+    run = train(write(tmp_path, CODEC, data=data, steps=3, workers=workers))
     assert metrics(run)[-1]["skipped"] == 2
-    report = (run / "skipped-0.txt").read_text()
-    assert "0.png" in report
-    assert "1.png" in report
+    lines = (run / "skipped-0.txt").read_text().splitlines()
+    assert sorted(Path(line.split("\t")[1]).name for line in lines) == ["0.png", "1.png"]
+    again = train(write(tmp_path, CODEC, data=data, steps=6))
+    assert metrics(again)[-1]["skipped"] == 2
+    assert (run / "skipped-0.txt").read_text().splitlines() == lines
 
 
 def test_divergence_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def fid(
     found = frechet_distance(made.values, known.values)
     report = Report(
         "fid", {"fid": found.distance, **{name: value for name, value in asdict(found).items() if name != "distance"}},
-        recipe_of(known.origin, made.origin), made.origin.pictures, tessera.__version__,
+        recipe_of(known.origin, made.origin), made.origin.account, tessera.__version__,
     )  # fmt: skip
     finish(report, f"FID {found.distance:.4f} {against(report)}", output, options.as_json)
 
@@ -88,7 +88,7 @@ def kid(
     fake, real = make_bench(samples, reference, options, measurer, count, reference_count).features()
     found = kernel_distance(fake.values, real.values, subsets, subset_size)
     recipe = recipe_of(real.origin, fake.origin, subsets=subsets, subset_size=subset_size, seed=SEED)
-    report = Report("kid", {"kid": found.mean, "deviation": found.deviation}, recipe, fake.origin.pictures, tessera.__version__)
+    report = Report("kid", {"kid": found.mean, "deviation": found.deviation}, recipe, fake.origin.account, tessera.__version__)
     finish(report, f"KID {found.mean:.6f} (deviation over subsets {found.deviation:.6f}) {against(report)}", output, options.as_json)
 
 
@@ -110,7 +110,7 @@ def prdc(
     measurer = options.measurer()
     fake, real = make_bench(samples, reference, options, measurer, count, reference_count, equal=True).features()
     found = asdict(measure(real.values, fake.values, k))
-    report = Report("prdc", found, recipe_of(real.origin, fake.origin, k=k), fake.origin.pictures, tessera.__version__)
+    report = Report("prdc", found, recipe_of(real.origin, fake.origin, k=k), fake.origin.account, tessera.__version__)
     numbers = ", ".join(f"{name} {value:.4f}" for name, value in found.items())
     finish(report, f"{numbers} {against(report)}, k = {k}", output, options.as_json)
 

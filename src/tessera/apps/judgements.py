@@ -46,7 +46,7 @@ def clip_score(
         "resized": measured.about.get("resized"),
     }
     values = {"clip_score": found.score, "cosine": found.cosine, "standard_error": found.standard_error}
-    report = Report("clip-score", values, recipe, measured.about, tessera.__version__)
+    report = Report("clip-score", values, recipe, measured.account, tessera.__version__)
     finish(report, f"CLIP score {found.score:.3f} of {found.count} pictures of {measured.name} with their words", output, options.as_json)
 
 
@@ -75,7 +75,7 @@ def reconstruction(
         real = measurer.statistics(originals, wanted, step)
     found = frechet_distance(made.values, real.values).distance
     values = {"fid": found, "psnr": reconstructed.psnr}
-    report = Report("reconstruction", values, recipe_of(real.origin, made.origin), made.origin.pictures, tessera.__version__)
+    report = Report("reconstruction", values, recipe_of(real.origin, made.origin), made.origin.account, tessera.__version__)
     finish(report, f"reconstruction FID {found:.4f}, PSNR {reconstructed.psnr:.2f} dB {against(report)}", output, options.as_json)
 
 
@@ -128,7 +128,7 @@ def neighbours(
         labels += [f"sample {number}", *(f"{neighbour.index}: {neighbour.distance:.4g}" for neighbour in row)]
         listed.append({"sample": written[0].name, "nearest": [asdict(neighbour) for neighbour in row]})
     sheet = target.save(contact_sheet(paths, labels, k + 1), "neighbours")
-    answer = {"samples": measured.about, "training": among.about, "by": "lpips" if lpips else options.extractor, "pairs": listed}
+    answer = {"samples": measured.account, "training": among.account, "by": "lpips" if lpips else options.extractor, "pairs": listed}
     with write_file(target.path / "neighbours.json") as part:
         part.write_text(json.dumps(answer, indent=2) + "\n", encoding="utf-8")
     if options.as_json:

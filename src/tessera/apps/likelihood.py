@@ -30,6 +30,7 @@ def likelihood(
     options: SetOptions,
 ) -> None:
     """A bound on -log p of pictures: in bits per token, and in bits per dimension where the codec has a head for likelihoods."""
+    from tessera.contexts.labels import check_classes
     from tessera.evaluation.likelihood import evaluate_likelihood
     from tessera.evaluation.reports import Report
     from tessera.flow import TokenFlow
@@ -43,6 +44,7 @@ def likelihood(
     if not isinstance(flow, TokenFlow):
         raise UsageError(f"the likelihood is that of models of tokens, and {loaded.name!r} is none")
     measured = options.named.pictures(pictures)
+    check_classes(flow.context_encoder, getattr(measured, "dataset", None), measured.name)
     wanted = count or (DEFAULT if measured.count is None else None)
     with progress_of(measured, wanted) as step:
         batches = ((batch.image.float() / 127.5 - 1, batch.prompts) for batch in measured.batches(wanted, options.batch_size))
@@ -52,7 +54,7 @@ def likelihood(
     if found.bits_per_dimension is not None and found.bits_per_dimension_error is not None and found.decoder is not None:
         values |= {"bits_per_dimension": found.bits_per_dimension, "bits_per_dimension_error": found.bits_per_dimension_error}
         values |= {"decoder": found.decoder}
-    report = Report("likelihood", values, recipe, measured.about, tessera.__version__)
+    report = Report("likelihood", values, recipe, measured.account, tessera.__version__)
     finish(report, _sentence(found, measured.name), output, options.as_json)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tessera.apps.console import print_json, progress_bar, show, shown_warnings
+from tessera.apps.console import print_json, progress_bar, say, show, shown_warnings
 from tessera.apps.options import AsJSON, Debug, Device, Precision
 from tessera.apps.picture_sets import Named
 from tessera.errors import UsageError
@@ -112,8 +112,12 @@ class Bench:
 
 @contextmanager
 def progress_of(pictures: "PictureSet", count: int | None) -> Iterator[Callable[[int], None]]:
+    """A bar that the pictures of a set are counted on; at its end it is said how many of them could not be used."""
     with shown_warnings(), progress_bar(f"measuring {pictures.name}", count or pictures.count or 0, "pictures") as bar:
         yield lambda done: bar.set(done)
+    if pictures.skipped:
+        path, reason = next(iter(pictures.skipped.items()))
+        say(f"warning: {len(pictures.skipped)} of what was found in {pictures.name} could not be used, the first, {path}, because {reason}")
 
 
 def _counts(

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from tessera.atomic import new_file, write_file
 from tessera.errors import TesseraError
-from tessera.pictures import open_picture
+from tessera.pictures import read_rgb
 from tessera.record import save_png
 
 __all__ = ["OutputFolder", "contact_sheet"]
@@ -85,7 +85,7 @@ def slug(prompt: str) -> str:
 
 def contact_sheet(paths: Sequence[Path], labels: Sequence[str], columns: int) -> Image.Image:
     """All pictures in a grid, each above its label."""
-    pictures = [open_picture(path) for path in paths]
+    pictures = [read_rgb(path) for path in paths]
     rows = math.ceil(len(pictures) / columns)
     width, height = pictures[0].size
     whole = max(1, math.ceil(CELL / max(width, height)))

@@ -12,6 +12,7 @@ from tessera.model_folder import DESCRIPTION
 if TYPE_CHECKING:
     from tessera.data.dataset import Dataset
     from tessera.evaluation.picture_sets import DatasetPictures, PictureSet
+    from tessera.model import Model
 
 __all__ = ["Named", "parse_named"]
 
@@ -72,15 +73,19 @@ class Named:
             model.defaults, None, sampler=given.pop("sampler", None), truncation=_text(given.pop("truncation", None)), **given
         )
         return ModelPictures(
-            model, settings, None if written is None else self._prompts(written), written, seed, self.batch_size,
+            model, settings, None if written is None else self._prompts(written, model), written, seed, self.batch_size,
             parse_size(_text(size)), self.precision,
         )  # fmt: skip
 
-    def _prompts(self, written: str) -> Callable[[int, int], Sequence[Any]]:
+    def _prompts(self, written: str, model: "Model") -> Callable[[int, int], Sequence[Any]]:
         """Prompts of pictures first..last - 1: captions of a dataset, or a file's lines over and over."""
+        from tessera.contexts.labels import check_classes
+
         if written.startswith(DATA):
             data = self.dataset(written).dataset
-            return lambda first, last: [_caption(data, index % len(data)) for index in range(first, last)]
+            for flow in model.flows.values():
+                check_classes(flow.context_encoder, data, written)
+            return lambda first, last: [_caption(data, index) for index in range(first, last)]
         lines = gather_prompts([], Path(written))
         return lambda first, last: [lines[index % len(lines)] for index in range(first, last)]
 
@@ -111,10 +116,12 @@ def parse_named(text: str, known: Sequence[str] | None = None) -> tuple[str, dic
 
 
 def _caption(data: "Dataset", index: int) -> Any:
-    example = data.example(index, 0)
-    if example is None:
-        raise UsageError(f"the caption of example {index} cannot be read: {next(iter(data.skipped.values()), 'no reason known')}")
-    return example.prompt
+    """That of an example, or of the next one that can be read."""
+    for step in range(len(data)):
+        example = data.example((index + step) % len(data), 0)
+        if example is not None:
+            return example.prompt
+    raise UsageError(f"none of the dataset's {len(data)} captions can be read: {next(iter(data.skipped.values()), 'no reason known')}")
 
 
 def _text(value: Any) -> str | None:

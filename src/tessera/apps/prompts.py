@@ -4,7 +4,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tessera.errors import UsageError
+from tessera.errors import TesseraError, UsageError
+from tessera.text_files import lines_of, read_text
 
 __all__ = ["gather_prompts", "with_pictures"]
 
@@ -39,15 +40,13 @@ def _standard_input() -> list[str]:
 
 def _lines_of(file: Path) -> list[str]:
     try:
-        return _prompts(str(file), file.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise UsageError(f"cannot read the prompts in {file}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"cannot read the prompts in {file}: it is not UTF-8 text with one prompt per line") from None
+        return _prompts(str(file), read_text(file))
+    except TesseraError as error:
+        raise UsageError(f"cannot read the prompts: {error}") from None
 
 
 def _prompts(source: str, text: str) -> list[str]:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in lines_of(text) if line.strip()]
     if not lines:
         raise UsageError(f"{source} has no prompts: write one per line")
     return lines

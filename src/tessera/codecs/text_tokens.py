@@ -23,6 +23,7 @@ from tessera.contexts.tokenizer import byte_symbols
 from tessera.contexts.words import split_words
 from tessera.errors import TesseraError, UsageError
 from tessera.json_files import parse_json
+from tessera.text_files import lines_of, read_text
 
 __all__ = ["MARKERS", "BytePairs", "WholeWords", "WordPieces", "Writer", "read_wordpieces"]
 
@@ -201,11 +202,11 @@ def read_wordpieces(path: str | Path) -> list[str]:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read the word pieces from {str(path)!r}: {error}") from error
+        text = read_text(path)
+    except TesseraError as error:
+        raise UsageError(f"cannot read the word pieces: {error}") from None
     if path.suffix != ".json":
-        return text.removesuffix("\n").split("\n")
+        return lines_of(text)
     try:
         data = parse_json(text)
         pieces = sorted(data["model"]["vocab"], key=data["model"]["vocab"].get) if isinstance(data, dict) else data

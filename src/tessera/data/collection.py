@@ -8,14 +8,13 @@ from functools import cached_property
 from pathlib import Path
 
 from tessera.data.dataset import Example
-from tessera.data.images import Crop, read_rgb
+from tessera.data.images import Crop
 from tessera.errors import TesseraError, UsageError, suggest
+from tessera.pictures import read_rgb
 from tessera.randomness import derive_seed
+from tessera.text_files import lines_of, read_text
 
-__all__ = ["SUFFIXES", "Collection", "draw", "existing_folder", "one_of", "read_lines", "walk"]
-
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
-"""Names that are taken for pictures, in any case."""
+__all__ = ["Collection", "draw", "one_of", "read_captions"]
 
 
 class Collection:
@@ -60,7 +59,7 @@ class Collection:
         """Names and sizes of the files, prompts, and the way of cropping."""
         digest = hashlib.sha256(f"{type(self).__name__} {self.crop}".encode())
         for index, name in enumerate(self.files):
-            digest.update(f"\n{name} {_size(self.path(index))}".encode())
+            digest.update(b"\n" + os.fsencode(name) + f" {_size(self.path(index))}".encode())
         for line in self._prompt_identity():
             digest.update(f"\n{line}".encode())
         return digest.hexdigest()
@@ -82,14 +81,6 @@ def draw(captions: Sequence[str], index: int, seed: int) -> str:
     return captions[int(random.Random(derive_seed("caption", seed, index)).random() * len(captions))]
 
 
-def existing_folder(root: str | Path, what: str) -> Path:
-    """The dataset's folder. Raises UsageError when there is none."""
-    folder = Path(root).expanduser()
-    if not folder.is_dir():
-        raise UsageError(f"there is no folder {folder}: give the folder of {what} as `root`")
-    return folder
-
-
 def one_of(kind: str, value: str, known: Sequence[str]) -> str:
     """`value`, or UsageError when it is not among the known ones."""
     if value not in known:
@@ -97,27 +88,9 @@ def one_of(kind: str, value: str, known: Sequence[str]) -> str:
     return value
 
 
-def walk(root: Path, skipped: dict[str, str]) -> list[str]:
-    """Every file below `root` but hidden ones, as sorted relative paths with "/"; folders that cannot be listed go to `skipped`."""
-
-    def note(error: OSError) -> None:
-        skipped[str(error.filename)] = f"the folder cannot be read ({error.strerror})"
-
-    found = []
-    for folder, folders, names in os.walk(root, onerror=note):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        relative = Path(folder).relative_to(root)
-        found += [(relative / name).as_posix() for name in names if not name.startswith(".")]
-    return sorted(found)
-
-
-def read_lines(path: Path) -> list[str]:
+def read_captions(path: Path) -> list[str]:
     """The captions in a text file, one a line. Raises TesseraError when it has none or is not UTF-8 text."""
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise TesseraError(f"the captions in {path} cannot be read ({error}): save them as UTF-8 text, one a line") from error
-    captions = [line for line in lines if line]
+    captions = [line.strip() for line in lines_of(read_text(path)) if line.strip()]
     if not captions:
         raise TesseraError(f"{path} is empty: expected captions, one a line")
     return captions

@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tessera.data.collection import Collection, draw, existing_folder, one_of, read_lines
+from tessera.data.collection import Collection, draw, one_of, read_captions
+from tessera.data.finding import existing_folder
 from tessera.data.images import Crop
 from tessera.errors import TesseraError, UsageError
+from tessera.text_files import read_regular
 
 __all__ = ["CUB", "read_names"]
 
@@ -42,7 +44,7 @@ class CUB(Collection):
         return self._texts / f"{self.files[index].removesuffix('.jpg')}.txt"
 
     def prompt(self, index: int, seed: int) -> str:
-        return draw(read_lines(self._text(index)), index, seed)
+        return draw(read_captions(self._text(index)), index, seed)
 
     def _prompt_identity(self) -> Iterator[str]:
         for index in range(len(self)):
@@ -63,11 +65,9 @@ def read_names(path: Path) -> list[str]:
     Raises UsageError when there is no such file, TesseraError when it holds anything but a list of names.
     """
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"the list of pictures {path} is missing ({error.strerror})") from error
-    try:
-        names: Any = _Names(io.BytesIO(data), encoding="latin-1").load()  # Python 2 wrote byte strings
+        names: Any = _Names(io.BytesIO(read_regular(path)), encoding="latin-1").load()  # Python 2 wrote byte strings
+    except UsageError as error:
+        raise UsageError(f"the list of pictures is missing: {error}") from None
     except Exception as error:  # a damaged pickle can raise nearly anything
         raise TesseraError(f"{path} is not a pickled list of names ({error}): fetch the file again") from error
     if not isinstance(names, list) or not names:

@@ -28,7 +28,10 @@ class Dataset(Protocol):
 
     @property
     def skipped(self) -> dict[str, str]:
-        """Files that could not be read so far: path → one-sentence reason."""
+        """What was found and cannot be used, as far as is known: its name (a path, a row of a list, …) → a one-sentence reason.
+
+        Everything that a dataset finds is either one of its examples or stands here.
+        """
         ...
 
     @property

@@ -1,4 +1,4 @@
-"""Picture files → uint8 [3, size, size], cropped as VQ-Diffusion crops.
+"""Pictures → uint8 [3, size, size], cropped as VQ-Diffusion crops.
 
     centre   the shorter side resized to `size`, the longer in proportion (rounded down); the centre cut out
     random   a square of side s = min(height, width), its offset between 3/8 and 5/8 of the slack; resized to a random side in
@@ -7,10 +7,8 @@
 Resizing is Pillow's bicubic filter with antialiasing.
 """
 
-import io
 import random
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,33 +17,12 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from tessera.errors import TesseraError, UsageError, suggest
-from tessera.pictures import decode, open_picture
 
-__all__ = ["Crop", "read_rgb"]
+__all__ = ["Crop"]
 
 CROPS = ("centre", "random")
 LARGEST_ASPECT = 64
 """Longer side / shorter side above which resizing the shorter side would need absurd memory."""
-
-
-def read_rgb(path: Path, content: bytes | None = None) -> Image.Image:
-    """A picture file, upright (EXIF rotation applied), transparent parts white, as RGB.
-
-    content: the file's, where it lies in an archive; `path` then only names it in errors.
-    Raises TesseraError (UsageError when there is no such file) with the reason: truncated, no picture, a decompression bomb.
-    """
-    try:
-        picture = ImageOps.exif_transpose(open_picture(path) if content is None else decode(io.BytesIO(content), str(path)))
-        if picture.mode.startswith("I;16"):  # 16 bits a pixel, which `convert` would clip instead of scale
-            picture = Image.fromarray((np.asarray(picture) // 256).astype(np.uint8))
-        if picture.has_transparency_data:
-            picture = picture.convert("RGBA")
-            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-        return picture.convert("RGB")
-    except TesseraError:
-        raise
-    except Exception as error:  # a damaged file can raise nearly anything from a decoder: struct.error, zlib.error, KeyError, …
-        raise TesseraError(f"{path} is not a readable picture ({type(error).__name__}: {error}): save it again as PNG or JPEG") from error
 
 
 @dataclass(frozen=True)

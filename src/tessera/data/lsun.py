@@ -5,32 +5,22 @@ exported as files are read by `data.folder`.
 """
 
 import hashlib
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from tessera.data.collection import existing_folder
+import numpy as np
+
 from tessera.data.dataset import Example
-from tessera.data.images import Crop, read_rgb
+from tessera.data.finding import existing_folder
+from tessera.data.images import Crop
+from tessera.data.lmdb_file import entries
 from tessera.errors import TesseraError, UsageError
+from tessera.pictures import LIMITS, read_rgb
 from tessera.randomness import derive_seed
 
 __all__ = ["LSUN"]
 
 FILE = "data.mdb"
-
-
-@cache
-def _open(root: Path) -> Any:
-    """The environment in a folder, once in a process: it must not be opened again while it is open."""
-    try:
-        import lmdb
-    except ModuleNotFoundError:
-        raise UsageError("LSUN's own files need the package lmdb: pip install 'tessera[lsun]', or export their pictures") from None
-    try:
-        return lmdb.open(str(root), readonly=True, lock=False, readahead=False, meminit=False)
-    except lmdb.Error as error:
-        raise TesseraError(f"{root / FILE} cannot be read ({error}): unpack its archive again") from error
 
 
 class LSUN:
@@ -42,7 +32,7 @@ class LSUN:
         crop: "centre" or "random" (see `data.images`).
         flip: mirror every second picture, by chance.
 
-    UsageError when the folder holds none, or the package lmdb is not installed; TesseraError when it cannot be read.
+    UsageError when the folder holds none; TesseraError when its file was cut or is none of LMDB's. Damaged pages stand in `skipped`.
     """
 
     def __init__(self, root: str, size: int = 256, crop: str = "centre", flip: bool = False) -> None:
@@ -50,10 +40,12 @@ class LSUN:
         if not (self.root / FILE).is_file():
             raise UsageError(f"there is no {FILE} in {self.root}: give the folder that an LSUN archive unpacks to, as `root`")
         self.skipped: dict[str, str] = {}
-        with _open(self.root).begin() as transaction:
-            self.keys = list(transaction.cursor().iternext(values=False))
-        if not self.keys:
-            raise UsageError(f"no picture was found in {self.root / FILE}")
+        found = list(entries(self.root / FILE, self.skipped))
+        if not found:
+            reason = f": {next(iter(self.skipped.values()))}" if self.skipped else ""
+            raise UsageError(f"no picture was found in {self.root / FILE}{reason}")
+        self.keys = [entry.key for entry in found]
+        self._places = np.array([entry[1:] for entry in found], np.int64)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -69,10 +61,14 @@ class LSUN:
         """See `data.dataset`."""
         path = self.path(index)
         try:
-            with _open(self.root).begin(buffers=False) as transaction:
-                content = transaction.get(self.keys[index])
+            offset, size = self._places[index].tolist()
+            if size > LIMITS.bytes:
+                raise TesseraError(f"{path} is too large: {size >> 20} MiB, where at most {LIMITS.bytes >> 20} are read")
+            with (self.root / FILE).open("rb") as file:
+                file.seek(offset)
+                content = file.read(size)
             return Example(self.crop(read_rgb(path, content), derive_seed("crop", seed, index)), None)
-        except TesseraError as error:
+        except (TesseraError, OSError) as error:
             self.skipped[str(path)] = str(error)
             return None
 

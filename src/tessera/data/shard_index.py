@@ -1,10 +1,10 @@
 """Where the pictures of a tar archive lie: found in one pass over its headers, kept in the user's cache.
 
-Members whose names are equal up to the first dot of their last part are one picture's, as webdataset has it: `0/000.jpg`, `0/000.txt` and
-`0/000.json`. Of these only the .json is read here, for its numbers (original_width, similarity, …); pictures are stepped over.
+Members whose names are equal up to their suffix are one picture's: `0/000.jpg`, `0/000.txt` and `0/000.json`. Of these only the .json is
+read here, for its numbers (original_width, similarity, …); pictures are stepped over.
 
 An index is two files named by the archive's path, size and time of change, so one that has changed is indexed anew:
-NAME.npy, the table of places, which is mapped into memory; NAME.npz, keys and numbers, which only a selection needs.
+NAME.npy, the table of places, which is mapped into memory; NAME.npz, names and numbers, which only a selection needs.
 """
 
 import hashlib
@@ -13,6 +13,7 @@ import os
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from posixpath import dirname, join, normpath
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -20,15 +21,20 @@ from filelock import FileLock
 
 from tessera.atomic import write_file
 from tessera.checkpoints.hashes import cache_folder
-from tessera.data.collection import SUFFIXES
+from tessera.data.tar_members import Damaged, Member, members
 from tessera.errors import TesseraError
+from tessera.pictures import SUFFIXES, UNREAD_SUFFIXES
 
-__all__ = ["JSON", "PICTURE", "TEXT", "Index", "index_archives", "member_name", "read_index", "read_member", "rows_again"]
+__all__ = ["JSON", "PICTURE", "TEXT", "Index", "index_archives", "member_name", "read_index", "read_member", "readable", "rows_again"]
 
-FORMAT = 1
+FORMAT = 2
 PICTURE, TEXT, JSON = 0, 2, 4
 """Columns of a table of places: the offset of this member's bytes; the next column is their number, 0 where there is no such member."""
+KINDS = {".txt": TEXT, ".json": JSON}
+"""Columns by the names' ends; those of pictures are `PICTURE`."""
 MOST_FIELDS = 64
+MOST_LINKS = 40
+"""Links that lead on to a link, as many as Linux follows."""
 LARGEST_JSON = 1 << 20
 SHOWN = 10
 """Archives from which on a bar shows how far indexing is."""
@@ -36,85 +42,128 @@ BLOCK = tarfile.BLOCKSIZE
 
 
 class Index(NamedTuple):
-    """rows: int64 [N, 6], see `PICTURE`; in the order of the pictures in the archive. keys: bytes [N], without folders.
+    """rows: int64 [N, 6], see `PICTURE`; in the order of the pictures in the archive. names: of the pictures' members.
 
     fields: names of the numbers in the .json files. values: float64 [N, F], NaN where a file does not say.
-    damage: what is wrong with the archive, "" where nothing is.
+    left_out: members that look like a picture, its text or its numbers and are not used → why. damage: what is wrong with the archive
+    itself, "" where nothing is.
     """
 
     rows: np.ndarray
-    keys: np.ndarray
+    names: list[str]
     fields: list[str]
     values: np.ndarray
+    left_out: dict[str, str]
     damage: str
 
 
 def read_index(path: Path) -> Index:
     """The index of an archive, from its headers. Of a damaged one it has what lies before the damage."""
-    places: dict[str, list[int]] = {}
-    numbers: dict[str, dict[str, float]] = {}
-    damage: list[str] = []
-    repeated = 0
+    found = _Found()
+    damage = ""
     try:
         with path.open("rb") as file:
-            for key, kind, member in _members(file, damage):
-                row = places.setdefault(key, [0] * 6)
-                repeated += row[kind + 1] > 0
-                if row[kind + 1] or not member.size:
-                    continue
-                row[kind : kind + 2] = member.offset_data, member.size
-                if kind == JSON and member.size <= LARGEST_JSON:
-                    file.seek(member.offset_data)
-                    numbers[key] = _numbers(file.read(member.size))
+            end = os.fstat(file.fileno()).st_size
+            try:
+                for member in members(file, end):
+                    found.add(member)
+            except Damaged as error:
+                damage = error.reason if error.offset == 0 else f"nothing is read after byte {error.offset} of {end}: {error.reason}"
+            found.follow_links()
+            names = found.pictures()
+            numbers = [_numbers_of(file, found.places[key]) for key in names]
     except OSError as error:
-        damage.append(f"it cannot be read ({error.strerror or error})")
-    if repeated:
-        damage.append(f"{repeated} of its members are left out, because one of the same key and kind came before")
-    pictured = [key for key, row in places.items() if row[PICTURE + 1]]
-    fields = list(dict.fromkeys(name for key in pictured for name in numbers.get(key, ())))[:MOST_FIELDS]
-    values = np.full((len(pictured), len(fields)), np.nan)
-    for place, key in enumerate(pictured):
-        known = numbers.get(key, {})
+        return Index(np.zeros((0, 6), np.int64), [], [], np.zeros((0, 0)), {}, f"it cannot be read ({error.strerror or error})")
+    fields = list(dict.fromkeys(name for known in numbers for name in known))[:MOST_FIELDS]
+    values = np.full((len(names), len(fields)), np.nan)
+    for place, known in enumerate(numbers):
         values[place] = [known.get(name, np.nan) for name in fields]
-    rows = np.array([places[key] for key in pictured], np.int64).reshape(-1, 6)
-    keys = np.array([PurePosixPath(key).name.encode("utf-8", "surrogateescape") for key in pictured], np.bytes_)
-    return Index(rows, keys, fields, values, "; ".join(damage))
+    rows = np.array([found.places[key] for key in names], np.int64).reshape(-1, 6)
+    return Index(rows, list(names.values()), fields, values, found.left_out, damage)
 
 
-def _members(file: IO[bytes], damage: list[str]) -> Iterator[tuple[str, int, tarfile.TarInfo]]:
-    """Key, kind and header of the members that are of use, and what is wrong with the archive."""
-    end, last = os.fstat(file.fileno()).st_size, -1
-    try:
-        archive = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115  closed with its file
-    except tarfile.TarError as error:
-        damage.append(f"it is no uncompressed tar archive ({error})")
-        return
-    while True:
-        try:
-            member = archive.next()
-        except (tarfile.TarError, ValueError, OverflowError) as error:
-            damage.append(f"nothing is read after byte {archive.offset} of {end}: it is damaged or was cut ({error})")
-            return
-        if member is None:
-            file.seek(archive.offset)
-            mark = file.read(BLOCK)
-            if mark.count(0) != BLOCK:
-                what = "a header is damaged there" if mark else "it ends without the mark of its end, so it was cut or is being written"
-                damage.append(f"nothing is read after byte {archive.offset} of {end}: {what}")
-            return
-        if member.size < 0 or member.offset_data <= last or member.offset_data + member.size > end:
-            damage.append(f"nothing is read after byte {member.offset} of {end}: {member.name!r} does not end before the archive does")
-            return
-        last = member.offset_data
-        archive.members.clear()  # type: ignore[attr-defined]  # it would keep every header
+class _Found:
+    """Members by their key, and what is left out.
+
+    A key is a member's name without its last suffix. But where webdataset's key, which ends at the first dot, has a picture of its own, a
+    picture with more dots (`b.seg.png` beside `b.jpg`) belongs to that one.
+    """
+
+    def __init__(self) -> None:
+        self.places: dict[str, list[int]] = {}
+        self.left_out: dict[str, str] = {}
+        self._names: dict[str, str] = {}  # of pictures, by key
+        self._files: dict[str, tuple[int, int]] = {}
+        self._links: dict[str, Member] = {}
+
+    def add(self, member: Member) -> None:
         named = PurePosixPath(member.name)
-        first, dot, suffix = named.name.partition(".")
-        if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or not first or not dot or first.startswith("__"):
-            continue
-        suffix = suffix.lower()
-        kind = PICTURE if f".{suffix}" in SUFFIXES else {"txt": TEXT, "json": JSON}.get(suffix)
-        if kind is not None:
-            yield str(named.with_name(first)), kind, member
+        suffix = named.suffix.lower()
+        if not suffix or named.name.startswith((".", "__")):
+            return
+        if suffix in UNREAD_SUFFIXES:
+            self.left_out[readable(member.name)] = f"pictures that end in {suffix} are not read"
+        kind = PICTURE if suffix in SUFFIXES else KINDS.get(suffix)
+        if kind is None:
+            return
+        if not member.of_use:
+            self.left_out[readable(member.name)] = "it is a sparse file or no file at all"
+        elif member.target:
+            self._links[normpath(member.name)] = member
+            self.places.setdefault(str(named.with_suffix("")), [0] * 6)
+        else:
+            self._files[normpath(member.name)] = member.offset, member.size
+            self._put(member.name, kind, member.offset, member.size)
+
+    def follow_links(self) -> None:
+        """Gives links the bytes of the members that they lead to."""
+        for member in self._links.values():
+            name, steps = member.name, 0
+            while (link := self._links.get(normpath(name))) is not None and steps < MOST_LINKS:
+                name, steps = (join(dirname(link.name), link.target) if link.symbolic else link.target), steps + 1
+            place = self._files.get(normpath(name))
+            if place is None:
+                self.left_out[readable(member.name)] = "it is a link to what is not in the archive"
+            else:
+                suffix = PurePosixPath(member.name).suffix.lower()
+                self._put(member.name, KINDS.get(suffix, PICTURE), *place)
+
+    def pictures(self) -> dict[str, str]:
+        """The names of the members that are pictures, by their keys, in order."""
+        kept = {}
+        for key, row in self.places.items():
+            if not row[PICTURE + 1]:
+                continue
+            named = PurePosixPath(key)
+            first = str(named.with_name(named.name.partition(".")[0] or named.name))
+            if first != key and self.places.get(first, [0] * 6)[PICTURE + 1]:
+                self.left_out[readable(self._names[key])] = f"{PurePosixPath(first).name!r} has a picture of its own"
+            else:
+                kept[key] = self._names[key]
+        return kept
+
+    def _put(self, name: str, kind: int, offset: int, size: int) -> None:
+        key = str(PurePosixPath(name).with_suffix(""))
+        row = self.places.setdefault(key, [0] * 6)
+        if row[kind + 1]:
+            again = readable(name)
+            while again in self.left_out or again == readable(self._names.get(key, "")):
+                again += " again"
+            self.left_out[again] = "another member of the same key and kind came before"
+        elif size:
+            row[kind : kind + 2] = offset, size
+            if kind == PICTURE:
+                self._names[key] = name
+        elif kind == PICTURE:
+            self.left_out[readable(name)] = "it is empty"
+
+
+def _numbers_of(file: IO[bytes], row: Sequence[int]) -> dict[str, float]:
+    """What the .json file of a picture says in numbers."""
+    if not 0 < row[JSON + 1] <= LARGEST_JSON:
+        return {}
+    file.seek(row[JSON])
+    return _numbers(file.read(row[JSON + 1]))
 
 
 def _numbers(content: bytes) -> dict[str, float]:
@@ -138,14 +187,14 @@ def read_member(path: Path, offset: int, size: int) -> tuple[str, bytes]:
         raise _changed(path) from error
     if member.size != size or len(content) != size:
         raise _changed(path)
-    return _readable(member.name), content
+    return readable(member.name), content
 
 
 def member_name(path: Path, offset: int) -> str:
     """The name of the member whose bytes are there; where it cannot be read, the place."""
     try:
         with path.open("rb", buffering=0) as file:
-            return _readable(_header(file, offset).name)
+            return readable(_header(file, offset).name)
     except (OSError, tarfile.TarError):
         return f"byte {offset}"
 
@@ -159,7 +208,8 @@ def _header(file: IO[bytes], offset: int) -> tarfile.TarInfo:
     return tarfile.TarInfo.frombuf(file.read(BLOCK), "utf-8", "surrogateescape")
 
 
-def _readable(name: str) -> str:
+def readable(name: str) -> str:
+    """A member's name as text that can be written anywhere."""
     return name.encode("utf-8", "replace").decode()
 
 
@@ -225,9 +275,9 @@ def _store(path: Path) -> None:
     made = read_index(path)
     if names != _names(path):
         return  # it changed meanwhile
-    about = json.dumps({"fields": made.fields, "damage": made.damage})
+    about = json.dumps({"fields": made.fields, "damage": made.damage, "left_out": made.left_out, "names": made.names})
     with write_file(names[1]) as part, part.open("wb") as file:
-        np.savez(file, keys=made.keys, values=made.values, about=np.array(about))
+        np.savez(file, values=made.values, about=np.frombuffer(about.encode(), np.uint8))
     with write_file(names[0]) as part, part.open("wb") as file:
         np.save(file, made.rows)
 
@@ -252,8 +302,10 @@ def _stored(path: Path) -> Index | None:
         return None
     try:
         with np.load(names[1], allow_pickle=False) as beside:
-            about = json.loads(str(beside["about"]))
-            found = Index(rows, beside["keys"], list(about["fields"]), beside["values"], str(about["damage"]))
+            about = json.loads(beside["about"].tobytes())
+            found = Index(
+                rows, list(about["names"]), list(about["fields"]), beside["values"], dict(about["left_out"]), str(about["damage"])
+            )
     except Exception:  # as above
         return None
-    return found if len(found.keys) == len(rows) and found.values.shape == (len(rows), len(found.fields)) else None
+    return found if len(found.names) == len(rows) and found.values.shape == (len(rows), len(found.fields)) else None

@@ -12,18 +12,18 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from tessera.data.collection import draw, one_of
 from tessera.data.dataset import Example
-from tessera.data.images import Crop, read_rgb
+from tessera.data.images import Crop
 from tessera.data.shard_files import find_archives, read_table
-from tessera.data.shard_index import JSON, PICTURE, TEXT, Index, index_archives, member_name, read_member, rows_again
+from tessera.data.shard_index import JSON, PICTURE, TEXT, Index, index_archives, member_name, read_member, readable, rows_again
 from tessera.errors import TesseraError, UsageError, suggest
-from tessera.pictures import LIMITS
+from tessera.pictures import LIMITS, read_rgb
 from tessera.randomness import derive_seed
 
 __all__ = ["Shards"]
@@ -45,8 +45,8 @@ class Shards:
         crop: "random" or "centre" (see `data.images`); by default random unless the split is "val".
         flip: mirror every second picture, by chance.
 
-    What is wrong with an archive, and how many of its pictures lack a caption or a number, stands in `skipped` from the beginning, a line
-    for each archive; pictures that cannot be read come later. UsageError when nothing is left or an argument is wrong.
+    What is wrong with an archive, and its pictures without a caption or a number that was asked for, stand in `skipped` from the beginning;
+    pictures that cannot be read come later. UsageError when nothing is left or an argument is wrong.
     """
 
     def __init__(
@@ -175,22 +175,24 @@ class Shards:
 
     def _select(self, archive: Path, index: Index) -> np.ndarray:
         """The rows of an archive that are wanted, int32; what is wrong with it or others of its rows goes to `skipped`."""
-        notes = [index.damage] if index.damage else []
+        if index.damage:
+            self.skipped[str(archive)] = index.damage
+        self.skipped.update({str(archive / name): reason for name, reason in index.left_out.items()})
         chosen = np.ones(len(index.rows), bool)
         if self.captions is not None:
-            kind, name = (TEXT, ".txt") if self.captions == "txt" else (JSON, ".json")
+            kind, suffix = (TEXT, ".txt") if self.captions == "txt" else (JSON, ".json")
             chosen = index.rows[:, kind + 1] > 0
-            if count := int((~chosen).sum()):
-                notes.append(f"{count} of its {len(chosen)} pictures have no {name} with a caption")
+            self._leave_out(archive, index, ~chosen, f"it has no {suffix} with a caption")
         for name, (least, most) in self.where.items():
             values = self._values(archive, index, name)
             silent = np.isnan(values)
-            if count := int((silent & chosen).sum()):
-                notes.append(f"{count} of its {len(chosen)} pictures do not say {name!r}")
+            self._leave_out(archive, index, silent & chosen, f"it does not say {name!r}")
             chosen &= ~silent & (values >= least) & (values <= most)
-        if notes:
-            self.skipped[str(archive)] = "; ".join(notes)
         return np.flatnonzero(chosen).astype(np.int32)
+
+    def _leave_out(self, archive: Path, index: Index, rows: np.ndarray, reason: str) -> None:
+        for row in np.flatnonzero(rows):
+            self.skipped[str(archive / readable(index.names[row]))] = reason
 
     def _values(self, archive: Path, index: Index, name: str) -> np.ndarray:
         """float64 [N], what the .json files say of a name, else the table beside the archive, else NaN."""
@@ -199,14 +201,14 @@ class Shards:
         beside = archive.with_suffix(".parquet")
         if np.isnan(values).any() and beside.is_file():
             try:
-                table = read_table(beside, name)
+                table = read_table(beside, name, {_key(index.names[row]) for row in np.flatnonzero(np.isnan(values))})
             except UsageError:
                 raise
             except TesseraError as error:
                 self.skipped[str(beside)] = str(error)
             else:
                 for row in np.flatnonzero(np.isnan(values)):
-                    values[row] = table.get(index.keys[row], math.nan)
+                    values[row] = table.get(_key(index.names[row]), math.nan)
         return values
 
     def _nothing(self, root: str | Sequence[str], pictures: int) -> str:
@@ -219,6 +221,11 @@ class Shards:
         if unknown and self._known:
             reason = f"{reason}; {suggest('number', unknown[0], self._known)}"
         return f"none of the {pictures} pictures in {place} has what `captions` and `where` ask for{reason}"
+
+
+def _key(name: str) -> str:
+    """What a table calls the picture with this member's name."""
+    return PurePosixPath(name).stem
 
 
 def _bounds(where: Mapping[str, Any]) -> dict[str, tuple[float, float]]:

@@ -12,7 +12,7 @@ import json
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +39,18 @@ KIND = "tessera statistics"
 
 @dataclass(frozen=True)
 class Origin:
-    """What features are of. extractor: its `about`. pictures: the set's `about`. count: N. pixels: see the module."""
+    """What features are of. extractor: its `about`. pictures: the set's `about`. count: N. pixels: see the module. skipped: of the set."""
 
     extractor: dict[str, Any]
     pictures: dict[str, Any]
     count: int
     pixels: str
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def account(self) -> dict[str, Any]:
+        """As of `PictureSet`."""
+        return {**self.pictures, "skipped": self.skipped}
 
 
 @dataclass(frozen=True)
@@ -110,6 +116,7 @@ class Measurer:
         """Features of the first `count` pictures (None: of all). Raises UsageError when there are fewer."""
         place = self._place(pictures, count, "features")
         if place is not None and (found := self._kept_features(place)) is not None:
+            pictures.skipped.update(found.origin.skipped)
             return found
         if place is None:
             # Nobody else needs it: the file goes when the last tensor that maps it does.
@@ -128,10 +135,13 @@ class Measurer:
         place = self._place(pictures, count, "statistics")
         if place is not None and place.is_file():
             with suppress(TesseraError):  # a damaged or foreign one is made again
-                return read_statistics(place, self.extractor)
+                known = read_statistics(place, self.extractor)
+                pictures.skipped.update(known.origin.skipped)
+                return known
         kept = self._place(pictures, count, "features")
         running = RunningStatistics(self.extractor.width)
         if kept is not None and (features := self._kept_features(kept)) is not None:
+            pictures.skipped.update(features.origin.skipped)
             for batch in features.values.split(1024):
                 running.add(batch)
             made = MeasuredStatistics(running.result(), features.origin)
@@ -176,7 +186,7 @@ class Measurer:
             done += len(image)
             if progress is not None:
                 progress(done)
-        return Origin(self.about, pictures.about, done, digest.hexdigest())
+        return Origin(self.about, pictures.about, done, digest.hexdigest(), dict(pictures.skipped))
 
 
 def _mapped(file: Any, count: int, width: int) -> Float[Tensor, "n d"]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Collection, Iterator
 from itertools import islice
 from pathlib import Path
@@ -20,10 +21,11 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from tessera.data.collection import SUFFIXES, walk
 from tessera.data.dataset import Dataset
-from tessera.data.images import Crop, read_rgb
+from tessera.data.finding import pictures_of, walk
+from tessera.data.images import Crop
 from tessera.errors import TesseraError, UsageError
+from tessera.pictures import SUFFIXES, open_picture, upright_rgb
 from tessera.record import Record
 
 __all__ = ["DatasetPictures", "FolderPictures", "PictureBatch", "PictureSet", "as_levels", "in_batches"]
@@ -44,7 +46,8 @@ class PictureSet:
     """Pictures in an order.
 
     about: what a report says of the set, JSON values. count: how many there are; None: as many as are asked for. identity: equal for
-    sets that give the same pictures, for caches; None where that cannot be known. skipped: files that could not be read: path → reason.
+    sets that give the same pictures, for caches; None where that cannot be known. skipped: what was found and could not be used so far, by
+    its path: every file found is shown or stands here.
     """
 
     about: dict[str, Any]
@@ -85,6 +88,11 @@ class PictureSet:
     def name(self) -> str:
         return str(self.about["name"])
 
+    @property
+    def account(self) -> dict[str, Any]:
+        """What the set is, and which of its files were skipped so far: path → reason."""
+        return {**self.about, "skipped": dict(self.skipped)}
+
 
 def in_batches(shown: Iterator[Shown], size: int) -> Iterator[PictureBatch]:
     """Batches of at most `size`; a picture of another size than the last one begins a new batch."""
@@ -102,7 +110,7 @@ def in_batches(shown: Iterator[Shown], size: int) -> Iterator[PictureBatch]:
 
 def as_levels(picture: Image.Image) -> UInt8[Tensor, "3 h w"]:
     """A picture's RGB values."""
-    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(np.array(upright_rgb(picture))).permute(2, 0, 1).contiguous()
 
 
 class FolderPictures(PictureSet):
@@ -119,7 +127,7 @@ class FolderPictures(PictureSet):
         if not root.is_dir():
             raise UsageError(f"there is no folder {root}: give a folder of pictures, data:KIND,… or model:NAME,…")
         self.root, self.skipped = root, {}
-        self.files = [name for name in walk(root, self.skipped) if Path(name).suffix.lower() in SUFFIXES]
+        self.files = pictures_of(root, walk(root, self.skipped), self.skipped)
         if not self.files:
             raise UsageError(f"no picture was found in {root}: expected files that end in {', '.join(sorted(SUFFIXES))}")
         self.crop = None if size is None else Crop(size, "centre")
@@ -128,30 +136,32 @@ class FolderPictures(PictureSet):
         digest = hashlib.sha256(f"{root.resolve()} {size}".encode())
         for name in self.files:
             status = (root / name).stat()
-            digest.update(f"\n{name} {status.st_size} {status.st_mtime_ns}".encode())
+            digest.update(b"\n" + os.fsencode(name) + f" {status.st_size} {status.st_mtime_ns}".encode())
         self.identity = digest.hexdigest()
 
     def shown(self, limit: int | None) -> Iterator[Shown]:
         for name in self.files:
             try:
-                yield self._read(name), _prompt_of(self.root / name)
+                shown = self._read(name)
             except TesseraError as error:
                 self.skipped[str(self.root / name)] = str(error)
+            else:
+                yield shown
 
     def pictures_at(self, indices: Collection[int]) -> dict[int, UInt8[Tensor, "3 h w"]]:
-        return super().pictures_at(indices) if self.skipped else {index: self._read(self.files[index]) for index in indices}
+        return super().pictures_at(indices) if self.skipped else {index: self._read(self.files[index])[0] for index in indices}
 
-    def _read(self, name: str) -> UInt8[Tensor, "3 h w"]:
-        picture = read_rgb(self.root / name)
-        return as_levels(picture) if self.crop is None else self.crop(picture, 0)
+    def _read(self, name: str) -> Shown:
+        picture = open_picture(self.root / name)
+        upright = upright_rgb(picture)
+        return as_levels(upright) if self.crop is None else self.crop(upright, 0), _prompt_of(picture)
 
 
-def _prompt_of(path: Path) -> Any:
-    if path.suffix.lower() != ".png":
-        return None
-    with Image.open(path) as picture:  # its text alone; the picture itself was read with care
-        picture.load()
+def _prompt_of(picture: Image.Image) -> Any:
+    try:
         record = Record.of(picture)
+    except TesseraError:
+        return None  # a broken record says nothing of the pixels
     return None if record is None else record.prompt
 
 

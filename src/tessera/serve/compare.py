@@ -25,6 +25,7 @@ from tessera.serve.kept import Kept
 from tessera.serve.requests import Draw, visible
 from tessera.serve.service import Service
 from tessera.serve.showing import data_url, failure, quiet, said
+from tessera.text_files import lines_of
 
 __all__ = ["Cell", "Compare", "chart", "table"]
 
@@ -118,7 +119,7 @@ class Compare:
     ) -> AsyncIterator[tuple[Any, Any, Any, Any]]:
         jobs: dict[str, Job] = {}
         try:
-            rows = list(dict.fromkeys(line.strip() for line in prompts.splitlines() if line.strip()))
+            rows = list(dict.fromkeys(line.strip() for line in lines_of(prompts) if line.strip()))
             if not rows:
                 raise UsageError("there is no prompt to compare: write one per line")
             asked = self._columns(rows, parse_seed(seed) or 0, models, samplers, parse_steps(steps))

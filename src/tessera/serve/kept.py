@@ -70,7 +70,7 @@ class Kept:
             if place.stat().st_size > self.limits.upload_bytes:
                 raise TesseraError(f"{what} is a file of more than {self.limits.upload_bytes >> 20} MB, the most that is taken")
             with place.open("rb") as file:
-                return decode(file, what, PictureLimits(pixels=self.limits.upload_pixels))
+                return decode(file, what, PictureLimits(pixels=self.limits.upload_pixels, shrunk=self.limits.shrunk_pixels))
         except OSError:
             raise UsageError(f"{what} is no longer here: choose it again") from None
 

@@ -18,6 +18,7 @@ class Limits:
         steps: of sampling. pixels: of one picture that is drawn. scale_pixels: of one that is enlarged.
     An upload:
         upload_bytes: of a file, or of the body of any request. upload_pixels: width times height, known before it is decoded.
+        shrunk_pixels: what a larger picture is shrunk to.
     The queue:
         waiting: requests of everybody. waiting_of_user: of one user. compared: pictures of one comparison.
         abandoned_seconds: a request that nobody has asked about for so long is cancelled.
@@ -35,7 +36,8 @@ class Limits:
     pixels: int = 1024 * 1024
     scale_pixels: int = 4096 * 4096
     upload_bytes: int = 20 << 20
-    upload_pixels: int = 4096 * 4096
+    upload_pixels: int = 80_000_000
+    shrunk_pixels: int = 4096 * 4096
     waiting: int = 100
     waiting_of_user: int = 12
     compared: int = 48

@@ -18,6 +18,7 @@ from tessera.serve.kept import Kept
 from tessera.serve.requests import Draw
 from tessera.serve.service import Service
 from tessera.serve.showing import details, failure, quiet, status
+from tessera.text_files import lines_of
 
 __all__ = ["Make"]
 
@@ -112,7 +113,7 @@ class Make:
         temperature: float, size: str, request: gr.Request,
     ) -> AsyncIterator[tuple[Any, Any, Any]]:  # fmt: skip
         offer = self.service.shelf.offer(model)
-        prompts = tuple(line.strip() for line in prompt.splitlines() if line.strip()) if len(prompt) < 10**5 else (prompt,)
+        prompts = tuple(line.strip() for line in lines_of(prompt) if line.strip()) if len(prompt) < 10**5 else (prompt,)
         asked = Draw(
             model, prompts=prompts, n=int(number), seed=parse_seed(seed), size=parse_size(size),
             settings=sampling(offer, sampler, steps, guidance, truncation, temperature),

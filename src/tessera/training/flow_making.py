@@ -11,6 +11,7 @@ import torch
 from tessera.codecs.codec import FloatCodec
 from tessera.contexts.clip_joint import load_clip
 from tessera.contexts.joint import JointEncoder
+from tessera.contexts.labels import Labels
 from tessera.errors import UsageError
 from tessera.float_flow import FloatFlow
 from tessera.flow import Flow, TokenFlow
@@ -41,10 +42,14 @@ def make(recipe: FlowRecipe | NullPromptRecipe, size: int) -> FlowTask:
     else:
         flow = make_flow(recipe, size)
         if recipe.init is not None:
+            started = _flow_of(recipe.init)
             try:
-                flow.load_state_dict(_flow_of(recipe.init).state_dict())
+                flow.load_state_dict(started.state_dict())
             except RuntimeError as error:
                 raise UsageError(f"the model in {recipe.init} does not fit the recipe: {str(error).splitlines()[-1].strip()}") from error
+            before, encoder = started.context_encoder, flow.context_encoder
+            if isinstance(before, Labels) and isinstance(encoder, Labels) and before.classes is not None:
+                encoder.learn_classes(before.classes)
     if isinstance(flow, TokenFlow):
         if recipe.picture_prompts > 0:
             raise UsageError("picture_prompts is for models whose prompts can be pictures: leave it out")

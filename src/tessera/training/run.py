@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from tessera.atomic import write_file
+from tessera.contexts.labels import Labels, check_classes
 from tessera.data.dataset import Dataset
 from tessera.errors import TesseraError, UsageError
 from tessera.randomness import derive_seed
@@ -60,6 +61,7 @@ def train(recipe_path: str | Path, overrides: Sequence[str] = ()) -> Path:
             )
         torch.manual_seed(derive_seed(recipe.seed, "weights"))
         task = make_task(recipe, recipe.size or picture_size(data))
+        settle_classes(task, data, validation)
         if main:
             _remove_leftovers(folder)
             _write_recipe(folder, recipe)
@@ -100,6 +102,15 @@ def make_task(recipe: Recipe, size: int) -> Task:
 
     assert isinstance(recipe, FlowRecipe | NullPromptRecipe)
     return flow_making.make(recipe, size)
+
+
+def settle_classes(task: Any, data: Dataset, validation: Dataset | None) -> None:
+    """The model keeps the training data's list of classes, if there are labels. UsageError unless all other data have the same list."""
+    encoder = getattr(getattr(task, "flow", None), "context_encoder", None)
+    classes = getattr(data, "classes", None)
+    if isinstance(encoder, Labels) and classes is not None:
+        encoder.learn_classes(classes)
+        check_classes(encoder, validation, "the validation data")
 
 
 def cached_tokens(task: Any, data: Dataset, recipe: FlowRecipe | NullPromptRecipe, device: torch.device, main: bool) -> Any:

@@ -11,9 +11,10 @@ from typing import Any
 from tessera.atomic import write_file
 from tessera.errors import TesseraError
 from tessera.json_files import parse_json
-from tessera.visible import visible
+from tessera.text_files import lines_of, read_text
+from tessera.visible import on_one_line, visible
 
-__all__ = ["MetricsFile", "TrainingProgress", "read_metrics"]
+__all__ = ["MetricsFile", "SkippedFile", "TrainingProgress", "read_metrics"]
 
 
 class MetricsFile:
@@ -54,6 +55,35 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             break
         lines.append(line)
     return lines
+
+
+class SkippedFile:
+    """What of the data could not be used: a line "STEP<tab>NAME<tab>REASON" for each, STEP being the first that met it.
+
+    Lines of steps after `step` are dropped, as in `MetricsFile`. `len` counts the lines.
+    """
+
+    def __init__(self, path: Path, step: int) -> None:
+        self.path = path
+        self._lines: dict[str, str] = {}
+        for line in lines_of(read_text(path)) if path.exists() else []:
+            met, _, named = line.partition("\t")
+            if met.isdecimal() and int(met) <= step:
+                self._lines[named.partition("\t")[0]] = line
+        with write_file(path) as part:
+            part.write_text("".join(f"{line}\n" for line in self._lines.values()), encoding="utf-8")
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def add(self, step: int, skipped: Mapping[str, str]) -> None:
+        """Writes those that have no line yet. skipped: name → reason."""
+        written = {on_one_line(name): f"{step}\t{on_one_line(name)}\t{on_one_line(reason)}" for name, reason in skipped.items()}
+        fresh = {name: line for name, line in written.items() if name not in self._lines}
+        if fresh:
+            self._lines.update(fresh)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.writelines(f"{line}\n" for line in fresh.values())
 
 
 class TrainingProgress:

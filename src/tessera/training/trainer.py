@@ -36,7 +36,7 @@ from tessera.training.recipe import Recipe, as_read_now, compare_recipes
 from tessera.training.schedules import Decay, Plateau, RateSchedule
 from tessera.training.task import Panel, Task
 from tessera.training.trackers import check_packages, log_pictures, make_tracker
-from tessera.training.tracking import MetricsFile, TrainingProgress
+from tessera.training.tracking import MetricsFile, SkippedFile, TrainingProgress
 
 __all__ = ["Stopped", "Trainer", "make_accelerator", "make_schedule"]
 
@@ -130,7 +130,6 @@ class Trainer:
         self.seconds = 0.0
         self.pending: list[dict[str, Tensor]] = []  # reports since the last line of metrics
         self.figures: dict[str, float] = {}  # the latest losses, for the model's card
-        self.skipped: dict[str, str] = {}
         self.remarks: list[str] = []  # what a run that goes on should say
         self.fixed: list[Batch] = []
         if validation is not None and self.main:
@@ -146,6 +145,7 @@ class Trainer:
         """
         self._resume()
         first = self.step
+        self.skipped = SkippedFile(self.folder / f"skipped-{self.accelerator.process_index}.txt", self.step)
         metrics = MetricsFile(self.folder / "metrics.jsonl", self.step) if self.main else None
         for line in [] if metrics is None else metrics.kept:
             if line["kind"] == "train":
@@ -158,6 +158,8 @@ class Trainer:
             progress.say(f"warning: {remark}")
             if metrics is not None:
                 metrics.write(self.step, "warning", {"message": remark})
+        if left_out := len(self.data.skipped):
+            progress.say(f"data: {len(self.data)} examples; {left_out} more were found and left out, {self.skipped.path} will name them")
         try:
             with self._signals():
                 self._loop(metrics, trackers, progress)
@@ -218,7 +220,7 @@ class Trainer:
         report: dict[str, Tensor] = {}
         for part in range(recipe.accumulate):
             batch = next(stream)
-            self._record_skipped(batch)
+            self.skipped.add(step, batch.skipped)
             last = part == recipe.accumulate - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model), self._autocast():
                 loss, values = self.model(batch.to(self.accelerator.device), seed, recipe.batch_size)
@@ -426,13 +428,6 @@ class Trainer:
         settings = {"tensorboard": {"purge_step": self.step + 1}, "wandb": {"dir": str(self.folder), "name": self.recipe.name}}
         self.accelerator.init_trackers("tracker", init_kwargs=settings)
         return [self.accelerator.get_tracker(self.recipe.tracker)] if self.main else []
-
-    def _record_skipped(self, batch: Batch) -> None:
-        fresh = {path: reason for path, reason in batch.skipped.items() if path not in self.skipped}
-        if fresh:
-            self.skipped.update(fresh)
-            with (self.folder / f"skipped-{self.accelerator.process_index}.txt").open("a", encoding="utf-8") as file:
-                file.writelines(f"{path}\t{reason}\n" for path, reason in fresh.items())
 
     def _agreed(self, *asked: bool) -> list[bool]:
         """What any process asks for, all of them do after the same step. Asking each other every time would cost."""
