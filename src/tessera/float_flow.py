@@ -22,7 +22,8 @@ from tessera.codecs.text_vae import TextVAE
 from tessera.codecs.text_writing import Writing
 from tessera.contexts.context import Context, ContextEncoder, Unconditional
 from tessera.contexts.joint import JointEncoder, needed
-from tessera.contexts.weighted_prompts import CLIP_WEIGHT, WeightedPrompt, split_prompt
+from tessera.contexts.prompt_warnings import valid
+from tessera.contexts.weighted_prompts import CLIP_WEIGHT, WeightedPrompt, split_prompt, warn_weights
 from tessera.errors import UsageError
 from tessera.flow import Flow, SamplingSettings
 from tessera.guidance.clip_guidance import clip_guided, clip_target, picture_embedding
@@ -133,7 +134,8 @@ class FloatFlow(Flow):
             raise UsageError("this model takes no prompt: leave it out, or give a CLIP to lead it to the prompt (--clip, --clip-guidance)")
         if not self.prompted and not settings.clip_guidance:
             raise UsageError("this model follows a prompt only by CLIP guidance: ask for it (--clip-guidance 500), or give no prompt")
-        split_prompt(prompt, 1.0)
+        split_prompt(valid(prompt), 1.0)
+        warn_weights(prompt)
 
     def decode(self, latents: Float[Tensor, "b ..."], grid: tuple[int, ...]) -> Any:
         """Pictures, or texts, of latents."""

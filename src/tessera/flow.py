@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from tessera.codecs.codec import TokenCodec
 from tessera.contexts.context import Context, ContextEncoder, Unconditional
+from tessera.contexts.prompt_warnings import valid
+from tessera.contexts.weighted_prompts import warn_unread
 from tessera.errors import UsageError
 from tessera.guidance.classifier_free import classifier_free, is_guided
 from tessera.guidance.clip_guidance import CLIPGuidance
@@ -165,6 +167,8 @@ class Flow(nn.Module):
                 raise UsageError("this model takes no prompt: give None")
         elif prompt is None or not str(prompt).strip():
             raise UsageError("the prompt is empty: say what to draw")
+        elif isinstance(prompt, str):
+            warn_unread(valid(prompt))
 
     def sample(
         self,

@@ -16,7 +16,6 @@ from tessera.checkpoints.recognise import Extras, build, recognise
 from tessera.checkpoints.safe_read import read_archive
 from tessera.contexts.clip_joint import load_clip
 from tessera.errors import UsageError
-from tessera.finite import check_weights
 from tessera.float_flow import FloatFlow
 from tessera.heap import give_back
 from tessera.model import Model, torch_device
@@ -70,9 +69,7 @@ def read(place: Path, extras: Extras) -> Model | nn.Module:
     """The model, or the part of one, in a file or folder, on the CPU. Raises as `load` does."""
     if place.is_file():
         archive = read_archive(place)
-        made = build(archive, recognise(archive), extras)
-        _check_weights(place, made)
-        return _only(made, extras)
+        return _only(build(archive, recognise(archive), extras), extras)
     seen_with = ("flows", "clip", "merges") if extras.clip is not None and (place / DESCRIPTION).is_file() else ("flows",)
     for field in fields(Extras):
         if getattr(extras, field.name) != field.default and field.name not in seen_with:
@@ -80,9 +77,7 @@ def read(place: Path, extras: Extras) -> Model | nn.Module:
     if (place / PIPELINE).is_file():
         from tessera.checkpoints.diffusers import import_diffusers
 
-        imported = import_diffusers(place)
-        _check_weights(place, imported)
-        return _only(imported, extras)
+        return _only(import_diffusers(place), extras)
     if (place / CONFIG).is_file():
         raise UsageError(f"{place} holds a part of models and no model: name it in a recipe, or give it as the codec of a released file")
     model = Model(*read_model(place, extras.flows))
@@ -94,11 +89,6 @@ def read(place: Path, extras: Extras) -> Model | nn.Module:
                 )
             flow.use_clip(load_clip(extras.clip, extras.merges))
     return model
-
-
-def _check_weights(place: Path, made: Model | nn.Module) -> None:
-    for module in made.flows.values() if isinstance(made, Model) else [made]:
-        check_weights(place, module.state_dict().items())
 
 
 def _only(made: Model | nn.Module, extras: Extras) -> Model | nn.Module:

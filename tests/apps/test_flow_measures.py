@@ -62,7 +62,7 @@ def test_two_processes_measure_and_make_what_one_does(launcher: str, run: Run, v
 def test_what_is_measured_of_each_flow(run: Run, versatile: Path, tmp_path: Path) -> None:
     save_part(tiny_clip(), tmp_path / "clip")
     arguments = ["--model", versatile, "--data", DATA, "-n", 3, "--steps", 1]
-    report = run("evaluate", "versatile", *arguments, "--clip", tmp_path / "clip", "--json").json
+    report = run("evaluate", "versatile", *arguments, "--encoder", tmp_path / "clip", "--json").json
     names = {flow: {key.partition(".")[2] for key in report["values"] if key.startswith(f"{flow}.")} for flow in FLOWS}
     assert {"fid", "clip_score", "right"} <= names["text_to_image"]
     assert {"fid", "clip_similarity", "same"} <= names["image_to_image"]

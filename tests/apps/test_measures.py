@@ -133,7 +133,7 @@ def test_what_a_model_draws(evaluate: Run, folder: Path, tmp_path: Path) -> None
 def test_clip_score_of_a_model_and_of_pictures_that_know_their_prompts(evaluate: Run, generate: Run, tmp_path: Path) -> None:
     save_part(tiny_clip(), tmp_path / "clip")
     generate("a red circle", "a blue square", "--seed", 0, "--no-sheet", "-n", 2)
-    result = evaluate("clip-score", tmp_path / "out", "--clip", tmp_path / "clip", "--json").json
+    result = evaluate("clip-score", tmp_path / "out", "--encoder", tmp_path / "clip", "--json").json
     assert result["recipe"]["pictures"] == 4
     assert 0 <= result["values"]["clip_score"] <= 100
     assert -1 <= result["values"]["cosine"] <= 1
@@ -141,7 +141,7 @@ def test_clip_score_of_a_model_and_of_pictures_that_know_their_prompts(evaluate:
 
 def test_pictures_without_words_have_no_clip_score(evaluate: Run, pictures: Path, tmp_path: Path) -> None:
     save_part(tiny_clip(), tmp_path / "clip")
-    result = evaluate("clip-score", pictures, "--clip", tmp_path / "clip")
+    result = evaluate("clip-score", pictures, "--encoder", tmp_path / "clip")
     assert result.code == 2
     assert "comes without words" in result.sentence
 

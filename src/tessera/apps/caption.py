@@ -85,9 +85,8 @@ def written(options: WritingOptions, blends: Sequence[Blend], names: Sequence[st
     interrupted = False
     with interruptible() as stop_if_asked:
         from tessera.applications import writing
-        from tessera.loading import load
 
-        model = load(folder, options.device, flows=(flow,))
+        model = options.load(folder, options.device, (flow,))
         drawn = writing(temperature=options.temperature, truncation=options.truncation, beams=options.beams)
         settings = options.settings(model.defaults, beams=drawn.get("beams"))
         stop_if_asked()

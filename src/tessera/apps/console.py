@@ -33,18 +33,17 @@ def print_json(value: Any) -> None:
 @contextmanager
 def shown_warnings() -> Iterator[None]:
     """What the model says about a prompt is shown, each sentence once; warnings of libraries are not the user's business."""
-    from tessera.contexts.prompt_warnings import PromptTruncated, UnknownWords
+    from tessera.contexts.prompt_warnings import PromptWarning
 
     said: set[str] = set()
 
     def show(message: Any, category: type[Warning], *_: Any, **__: Any) -> None:
-        if issubclass(category, PromptTruncated | UnknownWords) and str(message) not in said:
+        if issubclass(category, PromptWarning) and str(message) not in said:
             said.add(str(message))
             say(f"warning: {message}")
 
     with warnings.catch_warnings():
-        warnings.simplefilter("always", PromptTruncated)
-        warnings.simplefilter("always", UnknownWords)
+        warnings.simplefilter("always", PromptWarning)
         warnings.showwarning = show
         yield
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tessera.apps.console import say, show
+from tessera.apps.loading_options import LoadingOptions
+from tessera.apps.option_lists import takes
 from tessera.apps.options import Debug
 from tessera.errors import TesseraError, UsageError, suggest
 
@@ -30,24 +32,18 @@ PROMPTS = {
 ROOM = 1.02  # of the weights: headers, tables and tokenizers beside them
 
 
+@takes(LoadingOptions)
 def convert(
     source: Annotated[
         str, typer.Argument(metavar="FILE", help="A released file or its name, a model folder, a diffusers folder, a hub id.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The folder to write.")],
-    codec: Annotated[Path | None, typer.Option(metavar="FILE", help="The codec, where none is inside.")] = None,
-    clip: Annotated[
-        str | None, typer.Option(metavar="FILE|ID", help="CLIP: OpenAI's file, a folder or a hub id; for its merges too.")
-    ] = None,
-    text_codec: Annotated[Path | None, typer.Option(metavar="FILE", help="The codec of texts, for flows to words.")] = None,
-    mapping: Annotated[Path | None, typer.Option(metavar="FILE", help="Which codes of the codebook the model uses.")] = None,
-    merges: Annotated[Path | None, typer.Option(metavar="FILE", help="The merges of CLIP's tokenizer.")] = None,
     dtype: Annotated[str, typer.Option(help="Of the stored weights: float32, float16, bfloat16.")] = "float32",
     to: Annotated[str, typer.Option(help="tessera, or diffusers: a folder for its VQDiffusionPipeline.")] = "tessera",
-    no_ema: Annotated[bool, typer.Option("--no-ema", help="The last weights rather than their moving average.")] = False,
-    heads: Annotated[int | None, typer.Option(help="Attention heads, for models that are none of the released.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder that this command wrote.")] = False,
     debug: Debug = False,
+    *,
+    options: LoadingOptions,
 ) -> None:
     """Converts a released checkpoint, codec or CLIP to a folder of safetensors and JSON."""
     # Whatever can be known to be wrong is said before any weights are read.
@@ -67,7 +63,7 @@ def convert(
     from tessera.loading import read
     from tessera.model import Model
 
-    extras = Extras(codec, clip, mapping, merges, not no_ema, heads, text_codec=text_codec)
+    extras = Extras(**options.extras)
     if place.is_file():
         archive = read_archive(place)
         finding = recognise(archive)

@@ -77,10 +77,9 @@ def produce(options: DrawingOptions, task: Task) -> None:
     target.check(picture_bytes=3 * height * width + 4096, count=request.total)
 
     with interruptible() as stop_if_asked:
-        from tessera.loading import load
         from tessera.model import settings_of
 
-        loaded = load(folder, options.device, clip=options.clip, merges=options.merges, flows=task.flows)
+        loaded = options.load(folder, options.device, task.flows)
         if old and old.weights and loaded.weights != old.weights:
             say(f"warning: {options.source} was made with other weights of model {old.model!r}, so the result differs from it")
         request = replace(request, size=task.size or loaded.size, repaint=task.repaint and task.repaint(loaded))

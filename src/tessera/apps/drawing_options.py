@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tessera.apps.loading_options import LoadingOptions
 from tessera.apps.option_lists import takes
 from tessera.apps.options import (
     AsJSON,
@@ -32,7 +33,7 @@ __all__ = ["DrawingOptions", "SamplingOptions", "drawing_command"]
 
 
 @dataclass(frozen=True)
-class SamplingOptions:
+class SamplingOptions(LoadingOptions):
     """Which model, and how it samples. Defaults are those of the command line: None is the model's own."""
 
     model: ModelName = None
@@ -69,10 +70,6 @@ class DrawingOptions(SamplingOptions):
     stride: Stride = None
     window_weights: WindowWeights = None
     moving_windows: MovingWindows = None
-    clip: Annotated[
-        str | None, typer.Option(metavar="FILE|ID", help="CLIP for a model that has none: OpenAI's file, a folder or a hub id.")
-    ] = None
-    merges: Annotated[Path | None, typer.Option(metavar="FILE", help="The merges of CLIP's tokenizer, where --clip is a file.")] = None
     clip_guidance: Annotated[
         float | None, typer.Option(metavar="SCALE", help="CLIP guidance (models of floats): 500 is usual, 0 is none.")
     ] = None

@@ -37,10 +37,12 @@ def versatile(
     extractor: Annotated[
         str, typer.Option(metavar="NAME[:WEIGHTS]", help="Whose features FID compares: scenes (included), inception:FILE, dinov2:FOLDER.")
     ] = "scenes",
-    clip: Annotated[
+    encoder: Annotated[
         str | None, typer.Option(metavar="FILE|ID", help="The encoder of CLIP scores: OpenAI's file, a folder or a hub id; none without.")
     ] = None,
-    merges: Annotated[Path | None, typer.Option(metavar="FILE", help="The merges of CLIP's tokenizer, where --clip is a file.")] = None,
+    encoder_merges: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The merges of the encoder's tokenizer, where it is a file.")
+    ] = None,
     keep: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Also keep what is made, as FOLDER/<flow>/<number>.png or .txt.")
     ] = None,
@@ -63,7 +65,6 @@ def versatile(
     from tessera.evaluation.joint_features import JointFeatures
     from tessera.evaluation.process_group import joined_processes
     from tessera.evaluation.reports import Report
-    from tessera.loading import load
     from tessera.model import torch_device, whole_number
 
     for what, value, least in (("count", 1 if count is None else count, 1), ("seed", seed, 0), ("batch_size", batch_size, 1)):
@@ -81,15 +82,15 @@ def versatile(
     total = count or min(there, DEFAULT if pairs.count is None else there)
     with joined_processes() as processes:
         device = torch_device(processes.device(options.device))
-        model = load(options.model or included(wanted or FLOWS), device, flows=wanted)
+        model = options.load(options.model or included(wanted or FLOWS), device, wanted)
         settings = options.settings(model.defaults)
         calls = [FlowCall(model, name, settings, options.precision) for name in FLOWS if name in (wanted or model.flows)]
         network = make_extractor(extractor, device)
-        encoder = None if clip is None else JointFeatures(clip, merges)
-        if encoder is not None:
-            encoder.encoder.to(device)
+        scorer = None if encoder is None else JointFeatures(encoder, encoder_merges)
+        if scorer is not None:
+            scorer.encoder.to(device)
         evaluation = FlowsEvaluation(
-            calls, pairs.dataset, total, network, None if encoder is None else encoder.encoder, seed, batch_size, keep, processes
+            calls, pairs.dataset, total, network, None if scorer is None else scorer.encoder, seed, batch_size, keep, processes
         )
         with shown_warnings(), progress_bar("evaluating", total, "pairs") as bar:
             found = evaluation.run(bar.set if processes.first else None)
@@ -97,7 +98,7 @@ def versatile(
             return
         recipe: dict[str, Any] = {
             "data": pairs.about, "pairs": found.count, "pixels_sha256": found.pixels, "words_sha256": found.words,
-            "extractor": network.about(), "clip": None if encoder is None else encoder.about(), "bleu": "13a, lower case, 4 orders",
+            "extractor": network.about(), "clip": None if scorer is None else scorer.about(), "bleu": "13a, lower case, 4 orders",
         }  # fmt: skip
         samples = calls[0].about | {"flows": [call.flow for call in calls], "seed": seed}
         warn_of_skipped(found)

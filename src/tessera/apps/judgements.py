@@ -17,8 +17,10 @@ __all__ = ["clip_score", "neighbours", "reconstruction"]
 @takes(SetOptions)
 def clip_score(
     pictures: Annotated[str, typer.Argument(help=f"Pictures with words: {SETS}. PNG files that Tessera drew of prompts have theirs.")],
-    clip: Annotated[str, typer.Option(metavar="FILE|ID", help="The encoder: OpenAI's file, a folder or a hub id.")],
-    merges: Annotated[Path | None, typer.Option(metavar="FILE", help="The merges of CLIP's tokenizer, where --clip is a file.")] = None,
+    encoder: Annotated[str, typer.Option(metavar="FILE|ID", help="The encoder: OpenAI's file, a folder or a hub id.")],
+    encoder_merges: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The merges of the encoder's tokenizer, where it is a file.")
+    ] = None,
     count: Count = None,
     output: Output = None,
     *,
@@ -33,7 +35,7 @@ def clip_score(
     whole_number("batch_size", options.batch_size, 1)
     if count is not None:
         whole_number("count", count, 1)
-    features = JointFeatures(clip, merges)
+    features = JointFeatures(encoder, encoder_merges)
     features.encoder.to(torch_device(options.device))
     measured = options.named.pictures(pictures)
     wanted = count or (DEFAULT if measured.count is None else None)
@@ -52,7 +54,7 @@ def clip_score(
 
 @takes(FeatureOptions, batch_size=16)
 def reconstruction(
-    codec: Annotated[str, typer.Argument(help="A model whose codec is measured, a trained codec's folder or a released file.")],
+    source: Annotated[str, typer.Argument(metavar="CODEC", help="A model, the folder of a codec, or a released file.")],
     pictures: Annotated[str, typer.Argument(help=f"What goes through it: {SETS}.")],
     count: Count = None,
     output: Output = None,
@@ -68,7 +70,7 @@ def reconstruction(
     measurer = options.measurer()
     originals = options.named.pictures(pictures)
     wanted = count or (DEFAULT if originals.count is None else None)
-    reconstructed = Reconstructed(originals, load_codec(codec).to(torch_device(options.device)), options.batch_size)
+    reconstructed = Reconstructed(originals, load_codec(source, **options.extras).to(torch_device(options.device)), options.batch_size)
     with progress_of(reconstructed, wanted) as step:
         made = measurer.statistics(reconstructed, wanted, step)
     with progress_of(originals, wanted) as step:

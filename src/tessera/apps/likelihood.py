@@ -1,6 +1,5 @@
 """`tessera evaluate likelihood`: how probable a model of tokens finds pictures."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -24,7 +23,6 @@ def likelihood(
     times: Annotated[int | None, typer.Option(help="Times at which a mask is drawn; all of the process unless given.")] = None,
     bits: Annotated[int, typer.Option(help="Of a value of a picture: 8, as in files; 5 is how Unleashing Transformers counts.")] = 8,
     seed: Annotated[int, typer.Option(help="Fixes the masks.")] = 0,
-    codec: Annotated[Path | None, typer.Option(metavar="FILE", help="The VQGAN of a released sampler, where it is not beside it.")] = None,
     output: Output = None,
     *,
     options: SetOptions,
@@ -34,12 +32,11 @@ def likelihood(
     from tessera.evaluation.likelihood import evaluate_likelihood
     from tessera.evaluation.reports import Report
     from tessera.flow import TokenFlow
-    from tessera.loading import load
     from tessera.model import whole_number
 
     for what, value, least in (("batch_size", options.batch_size, 1), ("bits", bits, 1), ("seed", seed, 0), ("count", count or 1, 1)):
         whole_number(what, value, least)
-    loaded = load(model, options.device, codec=codec)
+    loaded = options.load(model, options.device)
     flow = loaded.flows.get("text_to_image")
     if not isinstance(flow, TokenFlow):
         raise UsageError(f"the likelihood is that of models of tokens, and {loaded.name!r} is none")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tessera.apps.console import print_json, progress_bar, say, show, shown_warnings
+from tessera.apps.loading_options import LoadingOptions
 from tessera.apps.options import AsJSON, Debug, Device, Precision
 from tessera.apps.picture_sets import Named
 from tessera.errors import UsageError
@@ -37,7 +38,7 @@ Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write the n
 
 
 @dataclass(frozen=True)
-class SetOptions:
+class SetOptions(LoadingOptions):
     """Of every command that measures sets of pictures: how they are made, see `Named`."""
 
     size: Annotated[
@@ -56,7 +57,7 @@ class SetOptions:
 
     @property
     def named(self) -> Named:
-        return Named(self.size, self.prompts, self.device, self.precision, self.batch_size)
+        return Named(self.size, self.prompts, self.device, self.precision, self.batch_size, self)
 
 
 @dataclass(frozen=True)

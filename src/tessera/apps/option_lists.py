@@ -12,10 +12,10 @@ from typing import Any
 __all__ = ["takes"]
 
 
-def takes(kind: type, **defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def takes(kind: type, **defaults: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """The command with all options of the list `kind` after its own. defaults: of fields whose default is another for this command."""
 
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         own = [parameter for parameter in inspect.signature(command).parameters.values() if parameter.name != "options"]
         shared = [
             inspect.Parameter(
@@ -24,9 +24,9 @@ def takes(kind: type, **defaults: Any) -> Callable[[Callable[..., None]], Callab
             for field in fields(kind)
         ]
 
-        def run(**given: Any) -> None:
+        def run(**given: Any) -> Any:
             options = kind(**{parameter.name: given.pop(parameter.name) for parameter in shared})
-            command(**given, options=options)
+            return command(**given, options=options)
 
         run.__name__, run.__doc__ = command.__name__, command.__doc__
         parameters = [*(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own), *shared]

@@ -1,10 +1,11 @@
 """Sets of pictures as they are named on the command line; see `evaluation.picture_sets` for the three kinds."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tessera.apps.loading_options import LoadingOptions
 from tessera.apps.prompts import gather_prompts
 from tessera.errors import UsageError, suggest
 from tessera.model_folder import DESCRIPTION
@@ -26,6 +27,7 @@ class Named:
     """How sets are made: what their names do not say.
 
     size: side that pictures of a folder are resized and cropped to; None: none. prompts: a file or a dataset that models draw from.
+    loading: what completes a released file that draws.
     """
 
     size: int | None = None
@@ -33,6 +35,7 @@ class Named:
     device: str = "auto"
     precision: str = "auto"
     batch_size: int = 50
+    loading: LoadingOptions = field(default_factory=LoadingOptions)
 
     def pictures(self, name: str, beside: str | None = None) -> "PictureSet":
         """The set that `name` means. `beside`: the other side's name, whose captions a model draws unless prompts are given."""
@@ -59,10 +62,9 @@ class Named:
         from tessera.contexts.context import Unconditional
         from tessera.evaluation.model_pictures import ModelPictures
         from tessera.flow import TokenFlow
-        from tessera.loading import load
 
         source, given = parse_named(name, DRAWING)
-        model = load(source, self.device)
+        model = self.loading.load(source, self.device)
         size, seed = given.pop("size", None), given.pop("seed", 0)
         written = self.prompts or (beside if beside is not None and beside.startswith(DATA) else None)
         if written is None and any(

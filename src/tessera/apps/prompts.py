@@ -4,6 +4,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from tessera.apps.console import say
+from tessera.contexts.prompt_warnings import valid
 from tessera.errors import TesseraError, UsageError
 from tessera.text_files import lines_of, read_text
 
@@ -13,12 +15,14 @@ __all__ = ["gather_prompts", "with_pictures"]
 def gather_prompts(arguments: Sequence[str], file: Path | None) -> list[str]:
     """The prompts in order: arguments, where `-` stands for the lines of standard input, then the lines of `file` (`-` too).
 
-    Empty lines are skipped. Raises UsageError for an unreadable file, or sources without any prompt.
+    Empty lines are skipped. Raises UsageError for an unreadable file, sources without any prompt, or text that is not UTF-8.
     """
     prompts = [prompt for argument in arguments for prompt in (_standard_input() if argument == "-" else [argument])]
+    if len(arguments) > 1 and arguments[-1].isdecimal() and not arguments[0].isdecimal():
+        say(f"warning: {arguments[-1]!r} is a prompt of its own here: -n {arguments[-1]} says how many pictures there are of each")
     if file is not None:
         prompts += _standard_input() if str(file) == "-" else _lines_of(file)
-    return prompts
+    return [valid(prompt) for prompt in prompts]
 
 
 def with_pictures(prompts: Sequence[str], pictures: Sequence[str]) -> list[str]:

@@ -65,7 +65,6 @@ def scenes(
     from tessera.apps.drawing import included
     from tessera.apps.output import OutputFolder
     from tessera.evaluation.flow_calls import FlowCall
-    from tessera.loading import load
     from tessera.model import whole_number
 
     whole_number("count", count, 1)
@@ -79,7 +78,7 @@ def scenes(
     if len(asked) > 1:
         raise UsageError(f"--{asked[0]} and --{asked[1]} are different measures: choose one")
     mode = asked[0] if asked else "prompts"
-    loaded = load(options.model or included((MODES.get(mode, MODES["prompts"]),)), options.device)
+    loaded = options.load(options.model or included((MODES.get(mode, MODES["prompts"]),)), options.device)
     settings = options.settings(loaded.defaults)
     if mode == "unconditional":
         if output is not None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tessera.apps.console import print_json, progress_bar, say, show, shown_warnings
+from tessera.apps.loading_options import LoadingOptions
+from tessera.apps.option_lists import takes
 from tessera.apps.options import AsJSON, Debug, Device
 from tessera.errors import UsageError
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["verify"]
 
 
+@takes(LoadingOptions)
 def verify(
     source: Annotated[str, typer.Argument(metavar="DIR", help="The model: a folder, a bundled name or a released file.")],
     against: Annotated[
@@ -33,6 +36,8 @@ def verify(
     device: Device = "auto",
     as_json: AsJSON = False,
     debug: Debug = False,
+    *,
+    options: LoadingOptions,
 ) -> int:
     """Compares every stage of a model with another implementation of it, with the same noise. Leaves with 0 if all rows hold, else 1."""
     accepted = parse_accepted(accept or [])
@@ -45,7 +50,7 @@ def verify(
     with shown_warnings(), progress_bar("verifying", 1, "runs") as bar:
         result = run(
             source, against, Inputs(prompt, picture, seed), steps=steps, accept=accepted, device=device,
-            after_step=lambda done, total: bar.set(done / total),
+            after_step=lambda done, total: bar.set(done / total), **options.extras,
         )  # fmt: skip
     if report is not None:
         say(f"the report is in {', '.join(map(str, write_report(result, report)))}")

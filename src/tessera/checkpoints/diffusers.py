@@ -49,6 +49,7 @@ CLASSES = {
     # In this module only: with the library that diffusers 0.42 itself saves here, "diffusers", it does not find the class again.
     NULL: ("diffusers.pipelines.deprecated.vq_diffusion.pipeline_vq_diffusion", "LearnedClassifierFreeSamplingEmbeddings"),
 }
+NOTHING_LEARNED: dict[str, Any] = {"learnable": False}
 WEIGHTS = dict.fromkeys((NETWORK, CODEC, NULL), ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"))
 WEIGHTS[TEXT] = ("model.safetensors", "pytorch_model.bin")
 """Of each component, as written today and by older versions."""
@@ -181,14 +182,16 @@ def _read_configs(folder: Path) -> dict[str, dict[str, Any]]:
     index = _read_json(folder / INDEX)
     if index.get("_class_name") != PIPELINE:
         raise TesseraError(f"{folder} holds a {index.get('_class_name')}, but only folders of diffusers' {PIPELINE} can be read")
-    for component, (_, class_name) in CLASSES.items():
-        entry = index.get(component)
+    here = [component for component in CLASSES if component != NULL or index.get(component) not in (None, [None, None])]
+    for component in here:
+        entry, class_name = index.get(component), CLASSES[component][1]
         if not isinstance(entry, list) or len(entry) != 2 or entry[1] != class_name:
             raise TesseraError(f"{folder / INDEX} has {entry} as {component}, but {PIPELINE} needs a {class_name}: save the pipeline again")
         if not (folder / component).is_dir():
             raise TesseraError(f"{folder / component} is missing, though {INDEX} names it: copy the whole folder again")
     files = dict.fromkeys(WEIGHTS, "config.json") | {SCHEDULER: "scheduler_config.json"}
-    return {component: _read_json(folder / component / file) for component, file in files.items()}
+    configs = {component: _read_json(folder / component / file) for component, file in files.items() if component in here}
+    return {NULL: NOTHING_LEARNED, **configs}  # the component came later than the pipeline
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -265,12 +268,21 @@ def _weights(folder: Path, component: str) -> tuple[Path, StoredTensors | Tensor
     safe, pickled = WEIGHTS[component]
     if (place / safe).is_file() or (place / index_name(safe)).is_file():
         return place / safe, StoredTensors(place, safe)
-    if not (place / pickled).is_file():
-        raise TesseraError(f"{place} has no weights: expected {safe} or {pickled}; copy the whole folder again")
-    states = read_archive(place / pickled).states()
+    if (variant := _variant(place, safe)) is not None:
+        return variant, StoredTensors(place, variant.name)
+    file = place / pickled if (place / pickled).is_file() else _variant(place, pickled)
+    if file is None:
+        raise TesseraError(f"{place} has no weights: expected {safe} or {pickled}, or a variant of them; copy the whole folder again")
+    states = read_archive(file).states()
     if "" not in states:
-        raise TesseraError(f"{place / pickled} is no state dict, which the weights of diffusers are: copy the file again")
-    return place / pickled, Tensors(states[""])
+        raise TesseraError(f"{file} is no state dict, which the weights of diffusers are: copy the file again")
+    return file, Tensors(states[""])
+
+
+def _variant(place: Path, name: str) -> Path | None:
+    """The file of a variant, `diffusion_pytorch_model.fp16.safetensors`, where the folder holds no other."""
+    stem, suffix = Path(name).stem, Path(name).suffix
+    return next(iter(sorted(path for path in place.glob(f"{stem}.*{suffix}") if "." not in path.name[len(stem) + 1 : -len(suffix)])), None)
 
 
 def _read_tokenizer(folder: Path, encoder: CLIPText) -> None:

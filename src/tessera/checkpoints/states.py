@@ -9,6 +9,8 @@ from tessera.errors import TesseraError
 
 __all__ = ["find_states"]
 
+WRAPPERS = ("module.", "_orig_mod.", "model.")
+NO_WRAPPER = "model.diffusion_model."
 DEEPEST = 100  # levels; no program nests its state dicts as deep
 MOST = 10**6  # places that are looked at
 NAMES = 2**26  # characters of their names in all
@@ -52,7 +54,19 @@ def _state(value: Any) -> Mapping[str, StoredTensor]:
     if not isinstance(value, dict):
         return {}
     tensors = {name: tensor for name, tensor in value.items() if isinstance(name, str) and isinstance(tensor, StoredTensor)}
-    return tensors if 2 * len(tensors) >= len(value) else {}
+    return unwrapped(tensors) if 2 * len(tensors) >= len(value) else {}
+
+
+def unwrapped(state: Mapping[str, StoredTensor]) -> Mapping[str, StoredTensor]:
+    """The state dict without what wrappers put before its names, in any order: data parallelism, compilation, a trainer's `model`.
+
+    A prefix goes where all names have it. Latent diffusion's `model.diffusion_model.` is a name of its own.
+    """
+    while True:
+        prefix = next((prefix for prefix in WRAPPERS if state and all(name.startswith(prefix) for name in state)), None)
+        if prefix is None or any(name.startswith(NO_WRAPPER) for name in state):
+            return state
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
 
 
 def _children(value: Any) -> Iterator[tuple[str, Any]]:

@@ -25,7 +25,7 @@ from tessera.checkpoints.verification.recorded import CASE, Recording
 from tessera.checkpoints.verification.trial import Outcome, Side, Trial, colour_field, make_probes, same_size, shared_noise
 from tessera.errors import UsageError
 from tessera.loading import load
-from tessera.model import torch_device, whole_number
+from tessera.model import Model, torch_device, whole_number
 from tessera.pictures import open_picture, to_tensor
 
 __all__ = ["Inputs", "Pair", "Verification", "verify"]
@@ -93,6 +93,7 @@ def verify(
     accept: Mapping[str, float] | None = None,
     device: str = "auto",
     after_step: Callable[[int, int], None] | None = None,
+    **extras: Any,
 ) -> Verification:
     """Compares the model `source` (whatever `tessera.load` takes) with `against`.
 
@@ -102,6 +103,7 @@ def verify(
         steps: follow only the first steps of the run; None follows all T.
         accept: row name → accepted value, in place of the default; see `ROWS`.
         after_step: called with (steps done, steps in all) while the runs go on.
+        extras: what completes a released file, `source` or `against`, see `tessera.load`.
 
     Raises:
         UsageError: something that cannot be compared, an unknown row, or an argument out of range.
@@ -116,8 +118,8 @@ def verify(
     picture = None if inputs.picture is None else open_picture(inputs.picture)
     target = torch_device(device)
     # Recordings first: they are small, and a wrong path is found before a large model is read.
-    theirs = _other_side(against, target)
-    ours = OwnModel(str(source), load(source, target))
+    theirs = _other_side(against, target, extras)
+    ours = OwnModel(str(source), _load(source, target, extras))
     same_size(ours.size, theirs.size, theirs.name)
     trial = _trial(ours, theirs, inputs, picture, steps or ours.size.times)
     done, total = count(1), trial.steps * (1 if isinstance(theirs, Recording) else 2)
@@ -157,13 +159,18 @@ def _trial(ours: OwnModel, theirs: Side, inputs: Inputs, picture: Image | None, 
     )  # fmt: skip
 
 
-def _other_side(against: str | Path, device: torch.device) -> Side:
+def _other_side(against: str | Path, device: torch.device, extras: Mapping[str, Any]) -> Side:
     folder = Path(against)
     if (folder / CASE).is_file():
         return Recording(folder)
     if (folder / INDEX).is_file():
         return DiffusersPipeline(folder, device)
-    return OwnModel(str(against), load(against, device))
+    return OwnModel(str(against), _load(against, device, extras))
+
+
+def _load(source: str | Path, device: torch.device, extras: Mapping[str, Any]) -> Model:
+    """Of a folder, whose model is whole, without what completes files: it may be meant for the other side."""
+    return load(source, device, **({} if Path(source).is_dir() else extras))
 
 
 def _pairs(ours: Outcome, theirs: Outcome) -> Iterator[Pair]:

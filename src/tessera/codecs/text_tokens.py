@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from tessera.contexts.prompt_warnings import UnknownWords, valid, warn_truncated
+from tessera.contexts.prompt_warnings import UnknownWords, listed, valid, warn_truncated
 from tessera.contexts.tokenizer import byte_symbols
 from tessera.contexts.words import split_words
 from tessera.errors import TesseraError, UsageError
@@ -76,7 +76,7 @@ class WordPieces:
             unknown.update({text[slice(*found.offsets[i])]: None for i, piece in enumerate(ids[:limit]) if piece == self.unknown})
             rows.append([self.first, *ids[:limit], self.last])
         if unknown:
-            warnings.warn(f"the text encoder cannot read these words: {', '.join(unknown)}", UnknownWords, stacklevel=2)
+            warnings.warn(f"the text encoder cannot read these words: {listed(list(unknown))}", UnknownWords, stacklevel=2)
         return filled(rows, 0)
 
 

@@ -2,14 +2,13 @@
 
 A word's UTF-8 bytes become symbols, one per byte and the last one marked `</w>`; then the adjacent pair that stands first in
 the list of merges is joined, again and again (Sennrich et al. 2016, arXiv 1508.07909). Token ids number the 256 byte symbols,
-the same 256 with `</w>`, the joined merges in order, and the two markers.
+the same 256 with `</w>`, the joined merges in order, and the two markers. The library `tokenizers` does the joining.
 """
 
 import gzip
 import html
 import re
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from pathlib import Path
 
 import ftfy
@@ -73,19 +72,24 @@ class ClipTokenizer:
     def __init__(
         self, merges: Sequence[str], length: int = 77, pad: int = 0, markers: bool = True, cleaned: Callable[[str], str] = clean
     ) -> None:
+        from tokenizers import Tokenizer, models
+
         if length < 2:
             raise UsageError(f"the tokenizer's length must be at least 2 for its markers, not {length}")
         self.merges, self.length, self.pad, self.markers, self.cleaned = list(merges), length, pad, markers, cleaned
         pairs = [tuple(merge.split(" ")) for merge in self.merges]
         if wrong := [merge for merge, pair in zip(self.merges, pairs, strict=True) if len(pair) != 2 or not all(pair)]:
             raise UsageError(f"{wrong[0]!r} is no merge: expected two symbols with a space between them")
-        self._rank = {pair: i for i, pair in enumerate(pairs)}
         bytes_ = byte_symbols()
         symbols = [*bytes_, *(symbol + "</w>" for symbol in bytes_), *(left + right for left, right in pairs), START, END]
         self._id = {symbol: i for i, symbol in enumerate(symbols)}
         self._symbols = symbols
         self.start, self.end = len(symbols) - 2, len(symbols) - 1
         self._symbol_of_byte = symbol_of_byte()
+        try:
+            self._pairs = Tokenizer(models.BPE(self._id, pairs, end_of_word_suffix="</w>"))
+        except Exception as error:  # the library raises nothing narrower
+            raise UsageError(f"these are not merges of CLIP's tokenizer ({error})") from None
         self._ids_of_word: dict[str, list[int]] = {START: [self.start], END: [self.end]}
 
     @property
@@ -103,24 +107,9 @@ class ClipTokenizer:
 
     def _word(self, word: str) -> list[int]:
         if word not in self._ids_of_word:
-            symbols = [self._symbol_of_byte[byte] for byte in word.encode()]
-            symbols[-1] += "</w>"
-            self._ids_of_word[word] = [self._id[symbol] for symbol in self._merge(symbols)]
+            symbols = "".join(self._symbol_of_byte[byte] for byte in word.encode())
+            self._ids_of_word[word] = self._pairs.encode(symbols).ids
         return self._ids_of_word[word]
-
-    def _merge(self, symbols: list[str]) -> list[str]:
-        while len(symbols) > 1:
-            best = min(pairwise(symbols), key=lambda pair: self._rank.get(pair, len(self._rank)))
-            if best not in self._rank:
-                break
-            merged: list[str] = []
-            for symbol in symbols:
-                if merged and (merged[-1], symbol) == best:
-                    merged[-1] += symbol
-                else:
-                    merged.append(symbol)
-            symbols = merged
-        return symbols
 
     def __call__(self, texts: Sequence[str]) -> tuple[Int[Tensor, "b l"], Bool[Tensor, "b l"]]:
         """Token ids and a mask that is True at real tokens, markers included. Warns (`PromptTruncated`) of what was cut."""

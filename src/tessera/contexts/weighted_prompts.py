@@ -6,14 +6,20 @@ text with bars between them: `a fox:2 | in snow | style.png:0.5`.
 """
 
 import math
+import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
+from tessera.contexts.prompt_warnings import NotAsTyped, shortened
 from tessera.errors import UsageError
 from tessera.pictures import SUFFIXES, is_address
 
-__all__ = ["CFG_WEIGHT", "CLIP_WEIGHT", "SEPARATOR", "Caption", "WeightedPrompt", "parse_prompts", "split_prompt", "split_weight"]
+__all__ = [
+    "CFG_WEIGHT", "CLIP_WEIGHT", "SEPARATOR", "Caption", "WeightedPrompt", "parse_prompts", "split_prompt", "split_weight", "warn_unread",
+    "warn_weights",
+]  # fmt: skip
 
 SEPARATOR = " | "
 """Between the parts of a prompt."""
@@ -21,6 +27,10 @@ CFG_WEIGHT = 3.0
 """A prompt's weight in classifier-free guidance when it names none."""
 CLIP_WEIGHT = 1.0
 """The same in CLIP guidance."""
+
+
+WEIGHT_LIKE = re.compile(r":\s*-?\d+(\.\d*)?$")
+CLOCK_LIKE = re.compile(r"\d:\d+$")
 
 
 class Caption(str):
@@ -80,3 +90,19 @@ def split_prompt(prompt: str | None, default: float) -> list[WeightedPrompt]:
     if not all(part.text.strip() for part in parts):
         raise UsageError("the prompt is empty: say what to draw" if len(parts) == 1 else f"a part of the prompt {prompt!r} is empty")
     return parts
+
+
+def warn_weights(prompt: str) -> None:
+    """Warns (`NotAsTyped`) of a number after a colon that is read as a weight though it may be a time or a ratio: "a clock at 10:30"."""
+    for part in [] if isinstance(prompt, Caption) else [part.strip() for part in prompt.split(SEPARATOR)]:
+        if CLOCK_LIKE.search(part):
+            message = f"{part.rpartition(':')[2]} is taken as the weight of {shortened(part)!r}"
+            warnings.warn(f"{message}: if it belongs to the words, write {part[-40:] + ':1'!r}", NotAsTyped, stacklevel=2)
+
+
+def warn_unread(prompt: str) -> None:
+    """Warns (`NotAsTyped`) of weights and bars in a prompt for a model that reads one text as it is."""
+    if SEPARATOR in prompt or WEIGHT_LIKE.search(prompt):
+        warnings.warn(
+            f"this model reads no weights and no parts of a prompt: {shortened(prompt)!r} is all words to it", NotAsTyped, stacklevel=2
+        )

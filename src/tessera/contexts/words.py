@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from tessera.contexts.context import Context, ContextEncoder
 from tessera.contexts.null_prompt import fill_null
-from tessera.contexts.prompt_warnings import UnknownWords, warn_truncated
+from tessera.contexts.prompt_warnings import UnknownWords, listed, warn_truncated
 from tessera.errors import UsageError
 from tessera.schema import Positive
 
@@ -114,7 +114,7 @@ class Words(ContextEncoder):
             ids = [self.index.get(word, UNKNOWN) for word in kept]
             rows.append([*ids, END] + [PAD] * (self.length - len(ids) - 1))
         if unknown:
-            message = f"the model does not know these words: {', '.join(unknown)} (its vocabulary has {len(self.index)} words)"
+            message = f"the model does not know these words: {listed(list(unknown))} (its vocabulary has {len(self.index)} words)"
             warnings.warn(message, UnknownWords, stacklevel=2)
         return torch.tensor(rows, dtype=torch.long).reshape(len(prompts), self.length)
 

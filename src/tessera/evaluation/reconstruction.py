@@ -26,13 +26,16 @@ from tessera.sources import locate
 __all__ = ["Reconstructed", "load_codec"]
 
 
-def load_codec(source: str) -> Codec:
-    """The codec of a model, of a part's folder, or in a released file. Raises as `load` does, and UsageError when there is none."""
+def load_codec(source: str, **extras: Any) -> Codec:
+    """The codec of a model, of a part's folder, or in a released file, which `extras` complete as in `tessera.load`.
+
+    Raises as `load` does, and UsageError when there is none.
+    """
     path = Path(source)
     if (path / CONFIG).is_file():
         found: Any = load_part("codec", CODECS, path)
     else:
-        found = read(locate(source), Extras())
+        found = read(locate(source), Extras(**extras))
         if isinstance(found, Model):
             found = next(iter(found.flows.values())).codec
     if not isinstance(found, Codec):

@@ -15,7 +15,7 @@ from tessera.contexts.tokenizer import read_merges
 from tessera.errors import UsageError
 from tessera.families.vq_diffusion.checkpoint import load_network
 from tessera.families.vq_diffusion.codec_checkpoint import codec_names, load_codec
-from tessera.families.vq_diffusion.mapping import read_mapping, use_mapping
+from tessera.families.vq_diffusion.mapping import missing_mapping, read_mapping, use_mapping
 from tessera.families.vq_diffusion.methods import METHODS
 from tessera.families.vq_diffusion.released import Contents, contents
 from tessera.families.vq_diffusion.shapes import codec_config
@@ -45,6 +45,7 @@ def build_model(archive: Archive, found: Contents, finding: Finding, extras: Ext
         if given is None:
             raise UsageError(f"{archive.path} has no codec inside: give the file of the one it was trained with (--codec FILE)")
         config["codec"] = given.config
+    _check_mapping(config["codec"], given, extras.mapping)
     stored, pretrained = found.stored, None
     if config["context"] is None:
         stored, pretrained, config["context"] = _given_tower(found, extras.clip, network["context_width"])
@@ -92,6 +93,13 @@ def _check_extras(condition: str, extras: Extras) -> None:
         if value is not None and condition != "text":
             what = "class labels" if condition == "class" else "no prompt"
             raise UsageError(f"{option} is given ({value}), but this model reads no words, it takes {what}: leave it out")
+
+
+def _check_mapping(codec: Mapping[str, Any], given: VQGAN | None, mapping: Path | None) -> None:
+    """Raises UsageError when the code mapping is missing, from headers alone: reading the tensors first takes minutes."""
+    classes = codec.get("classes")
+    if classes not in (None, codec["codebook"]) and mapping is None and (given is None or given.remap is None):
+        raise missing_mapping(codec["codebook"], int(classes))
 
 
 def _given_codec(path: Path, classes: int, mapping: Path | None) -> VQGAN:

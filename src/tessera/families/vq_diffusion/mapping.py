@@ -10,7 +10,7 @@ from tessera.checkpoints.safe_read import StoredTensor, read_archive
 from tessera.codecs.vqgan import VQGAN
 from tessera.errors import TesseraError, UsageError
 
-__all__ = ["read_mapping", "use_mapping"]
+__all__ = ["missing_mapping", "read_mapping", "use_mapping"]
 
 TABLE = "full_to_quantize"
 
@@ -42,7 +42,12 @@ def use_mapping(codec: VQGAN, path: Path | None, held: bool = False) -> None:
         except UsageError as error:
             raise UsageError(f"{path}: {error}") from None
     elif not held:
-        raise UsageError(
-            f"the codec has {codebook} codes, of which the model uses {classes}, and no file says which: give the code mapping "
-            f"(--mapping FILE; released as help_folder/statistics/taming_vqvae_{classes}.pt)"
-        )
+        raise missing_mapping(codebook, classes)
+
+
+def missing_mapping(codebook: int, classes: int) -> UsageError:
+    """What to say where no file says which codes are used."""
+    return UsageError(
+        f"the codec has {codebook} codes, of which the model uses {classes}, and no file says which: give the code mapping "
+        f"(--mapping FILE; released as help_folder/statistics/taming_vqvae_{classes}.pt)"
+    )
