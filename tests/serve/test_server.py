@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from PIL import Image
 from tessera.errors import TesseraError, UsageError
 from tessera.record import Record
 from tessera.serve.kept import Kept
-from tessera.serve.limits import LIMITS
+from tessera.serve.limits import LIMITS, Busy
 from tessera.serve.requests import Call, Draw
 from tessera.serve.server import application, check_binding, parse_auth
 from tessera.serve.service import Service
@@ -100,8 +101,8 @@ def test_what_is_asked_wrongly_gets_a_sentence(address: str, body: dict[str, Any
 
 
 def test_bodies_that_are_none_or_too_large(address: str) -> None:
-    assert asked(f"{address}/v1/images/generations", b"{")[0] == 422
-    assert asked(f"{address}/v1/images/generations", {"n": 1})[0] == 422
+    assert asked(f"{address}/v1/images/generations", b"{")[0] == 400
+    assert asked(f"{address}/v1/images/generations", {"n": 1})[0] == 400
     connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=120)
     connection.putrequest("POST", "/v1/images/generations")
     connection.putheader("Content-Type", "application/json")
@@ -346,3 +347,97 @@ print("torch" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200, check=False)
     assert done.stdout == "False\n", done.stderr
+
+
+def told(
+    host: str, port: int, headers: dict[str, str], path: str = "/v1/models", method: str = "GET", body: bytes = b""
+) -> tuple[int, str]:
+    """Status and sentence of an answer to a request with headers of one's own, Host among them."""
+    connection = http.client.HTTPConnection(host, port, timeout=60)
+    connection.putrequest(method, path, skip_host="Host" in headers)
+    for name, value in {"Content-Length": str(len(body)), **headers}.items():
+        connection.putheader(name, value)
+    connection.endheaders(body)
+    answer = connection.getresponse()
+    return answer.status, answer.read().decode()
+
+
+def test_a_name_that_was_made_to_stand_for_this_machine_is_refused(address: str) -> None:
+    host, port = address.removeprefix("http://").split(":")
+    for name in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", ""):
+        status, sentence = told(host, int(port), {"Host": name})
+        assert (status, "its own address alone" in sentence) == (421, True), name
+    for name in (f"localhost:{port}", "127.0.0.1", f"[::1]:{port}"):
+        assert told(host, int(port), {"Host": name})[0] == 200
+
+
+def test_pages_of_other_sites_get_nothing(address: str) -> None:
+    host, port = address.removeprefix("http://").split(":")
+    own = f"{host}:{port}"
+    body = json.dumps({"prompt": "a red circle", "steps": 1}).encode()
+    json_type = {"Content-Type": "application/json", "Host": own}
+    for extra in ({"Origin": "https://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}):
+        status, sentence = told(host, int(port), {**json_type, **extra}, "/v1/images/generations", "POST", body)
+        assert (status, "other sites" in sentence) == (403, True), extra
+    assert told(host, int(port), {**json_type, "Origin": f"http://{own}"}, "/v1/images/generations", "POST", body)[0] == 200
+
+
+def test_bodies_of_other_types_are_answered_as_clients_read_it(address: str) -> None:
+    where = f"{address}/v1/images/generations"
+    wrong = [b'{"prompt": ["a", "b"]}', b'{"prompt": "a", "steps": 2.5}', b'{"prompt": "a", "n": Infinity}', b"no JSON", b"[" * 9999, b"7"]
+    for body in wrong:
+        status, answer = asked(where, body)
+        assert status == 400, body[:40]
+        assert answer["error"]["message"]
+        assert answer["error"]["type"] == "invalid_request_error"
+
+
+def test_uploads_of_an_address_have_a_quota(tmp_path: Path) -> None:
+    kept = Kept(replace(LIMITS, uploaded_bytes=1000))
+    assert kept.uploads("a", 600)
+    assert not kept.uploads("a", 600)
+    assert kept.uploads("b", 600)
+    assert kept.uploads("a", 400)
+    kept.close()
+
+
+def test_one_address_cannot_fill_the_queue(models: Path) -> None:
+    service = Service(Shelf(models), replace(LIMITS, waiting=20, waiting_of_user=3, waiting_of_address=5))
+    try:
+        blocked = service.submit(Draw("tiny", prompts=("a red circle",), n=8, settings={"steps": 10}), "10.0.0.1/page:make")
+        refused = 0
+        for session in range(20):
+            with suppress(Busy):
+                service.submit(Draw("tiny", prompts=("a red circle",), n=8, settings={"steps": 10}), f"10.0.0.1/{session}:make")
+                continue
+            refused += 1
+        assert refused >= 8  # some of the first may be finished by then
+        service.submit(Draw("tiny", prompts=("a red circle",)), "10.0.0.2/page:make")
+        blocked.cancel()
+    finally:
+        service.close()
+
+
+def test_a_broken_folder_among_models_is_left_out_and_named(models: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "model.json").write_text("{")
+    (tmp_path / "fine").symlink_to(models / "tiny")  # links out of the folder are not followed
+    shelf = Shelf(tmp_path)
+    assert list(shelf.left_out) == ["broken"]
+    assert "cannot be read" in shelf.left_out["broken"]
+
+
+def test_what_a_killed_server_left_is_removed_by_the_next() -> None:
+    code = "import os, signal\nfrom tessera.serve.kept import Kept\nfrom tessera.serve.limits import LIMITS\n"
+    code += "print(Kept(LIMITS).folder, flush=True)\n"
+    killed = subprocess.run(
+        [sys.executable, "-c", code + "os.kill(os.getpid(), signal.SIGKILL)"], capture_output=True, text=True, check=False
+    )
+    left = Path(killed.stdout.strip())
+    assert left.is_dir()
+    running = Kept(LIMITS)
+    another = Kept(LIMITS)
+    assert not left.exists()
+    assert running.folder.is_dir()
+    running.close()
+    another.close()

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import secrets
 import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -22,10 +22,11 @@ from tessera.serve.controls import parse_size
 from tessera.serve.following import LOOK
 from tessera.serve.jobs import Job
 from tessera.serve.kept import Kept
+from tessera.serve.limits import Busy
 from tessera.serve.requests import Draw
 from tessera.serve.service import Service
 
-__all__ = ["router"]
+__all__ = ["failed", "router", "unreadable"]
 
 
 class Generation(BaseModel):
@@ -68,7 +69,7 @@ def router(service: Service, kept: Kept) -> APIRouter:
                 body.model or next(iter(service.shelf.offers)), prompts=(body.prompt,), n=body.n, seed=body.seed, size=parse_size(size),
                 settings={name: value for name, value in settings.items() if value is not None},
             )  # fmt: skip
-            job = service.submit(asked, f"api:{request.client.host if request.client else ''}:{secrets.token_hex(4)}")
+            job = service.submit(asked, f"{request.client.host if request.client else 'somebody'}/api")
         except TesseraError as error:
             return failed(error)
         if not await waited(service, job, request):
@@ -103,9 +104,16 @@ def entry(picture: Any, form: str | None, kept: Kept) -> dict[str, Any]:
     return {"url": f"data:image/png;base64,{encoded}", **about} if form == "url" else {"b64_json": encoded, **about}
 
 
-def failed(error: TesseraError) -> JSONResponse:
-    """The error as the interface has it: 400 for what the client asked wrongly, 500 otherwise."""
+def failed(error: TesseraError, status: int | None = None) -> JSONResponse:
+    """The error as the interface has it. status: unless given, 429 for want of room, 400 for what was asked wrongly, 500 otherwise."""
     usage = isinstance(error, UsageError)
     kind = "invalid_request_error" if usage else "server_error"
     body = {"error": {"message": str(error), "type": kind, "param": None, "code": None}}
-    return JSONResponse(body, status_code=400 if usage else 500)
+    return JSONResponse(body, status_code=status or (429 if isinstance(error, Busy) else 400 if usage else 500))
+
+
+def unreadable(error: RequestValidationError) -> JSONResponse:
+    """A body that is no JSON, or of other types, in the same shape: clients of OpenAI's interface read nothing else."""
+    fault = error.errors()[0]
+    where = ".".join(str(part) for part in fault["loc"] if part != "body")
+    return failed(UsageError(f"{where or 'the body'}: {fault['msg'][0].lower()}{fault['msg'][1:]}"))

@@ -48,12 +48,9 @@ def telling(outputs: int) -> Callable[[Handler], Handler]:
 
 
 def user_of(request: gr.Request | None, tab: str) -> str:
-    """Whose request it is: a page's, or for callers of the interface who name none an address's."""
-    session = getattr(request, "session_hash", None)
-    if session is None:
-        client: Any = getattr(request, "client", None)
-        session = getattr(client, "host", "somebody")
-    return f"{session}:{tab}"
+    """Whose request it is: the address, then the page, which callers of the interface may name as they like."""
+    client: Any = getattr(request, "client", None)
+    return f"{getattr(client, 'host', 'somebody')}/{getattr(request, 'session_hash', None)}:{tab}"
 
 
 async def follow(service: Service, request: Request, user: str) -> AsyncIterator[tuple[Job, View]]:

@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import threading
 import time
+from collections import deque
 from pathlib import Path
 
 from PIL import Image, ImageChops
@@ -20,7 +21,27 @@ from tessera.pictures import PictureLimits, decode
 from tessera.record import Record, save_png
 from tessera.serve.limits import Limits
 
-__all__ = ["Kept"]
+__all__ = ["Kept", "remove_abandoned"]
+
+PREFIX = "tessera-serve-"
+
+
+def remove_abandoned() -> None:
+    """Removes the folders of servers that were killed: a folder's name holds its server's process id."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*-*"):
+        number = folder.name.removeprefix(PREFIX).partition("-")[0]
+        if number.isdecimal() and not folder.is_symlink() and not _runs(int(number)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # of somebody else
+        return True
+    return True
 
 
 class Kept:
@@ -32,7 +53,9 @@ class Kept:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self.folder = Path(tempfile.mkdtemp(prefix="tessera-")).resolve()
+        remove_abandoned()
+        self.folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-")).resolve()
+        self._uploaded: dict[str, deque[tuple[float, int]]] = {}
         self._lock = threading.Lock()
         atexit.register(self.close)
         # The page's own copies of uploads and pictures go there as well; it reads this when it is imported.
@@ -81,6 +104,22 @@ class Kept:
             layer = self.opened(path, "what you painted").convert("RGBA").getchannel("A")
             mask = ImageChops.lighter(mask, layer.resize(size, Image.Resampling.BOX).point(lambda level: 255 * (level > 63)))
         return None if mask.getbbox() is None else mask
+
+    def uploads(self, address: str, count: int) -> bool:
+        """Notes that an address uploads `count` bytes; False where it may not, having uploaded too many of late."""
+        with self._lock:
+            now = time.monotonic()
+            for other in list(self._uploaded):
+                noted = self._uploaded[other]
+                while noted and now - noted[0][0] > self.limits.kept_seconds:
+                    noted.popleft()
+                if not noted:
+                    del self._uploaded[other]
+            noted = self._uploaded.setdefault(address, deque())
+            if sum(size for _, size in noted) + count > self.limits.uploaded_bytes:
+                return False
+            noted.append((now, count))
+            return True
 
     def close(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -6,7 +6,11 @@ from dataclasses import dataclass
 
 from tessera.errors import UsageError
 
-__all__ = ["LIMITS", "Limits"]
+__all__ = ["LIMITS", "Busy", "Limits"]
+
+
+class Busy(UsageError):
+    """There is no room for a request now; later there may be."""
 
 
 @dataclass(frozen=True)
@@ -19,8 +23,10 @@ class Limits:
     An upload:
         upload_bytes: of a file, or of the body of any request. upload_pixels: width times height, known before it is decoded.
         shrunk_pixels: what a larger picture is shrunk to.
+        uploaded_bytes: of all files that one address uploads within `kept_seconds`.
     The queue:
-        waiting: requests of everybody. waiting_of_user: of one user. compared: pictures of one comparison.
+        waiting: requests of everybody. waiting_of_user: of one user. waiting_of_address: of all users at one address.
+        compared: pictures of one comparison.
         abandoned_seconds: a request that nobody has asked about for so long is cancelled.
     Memory:
         batch: pictures that are computed together. batch_pixels: all pixels of these, so that large pictures come in smaller batches.
@@ -38,8 +44,10 @@ class Limits:
     upload_bytes: int = 20 << 20
     upload_pixels: int = 80_000_000
     shrunk_pixels: int = 4096 * 4096
+    uploaded_bytes: int = 500 << 20
     waiting: int = 100
     waiting_of_user: int = 12
+    waiting_of_address: int = 36
     compared: int = 48
     abandoned_seconds: float = 20.0
     batch: int = 8

@@ -8,20 +8,21 @@ import binascii
 import ipaddress
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from tessera.errors import TesseraError, UsageError
 from tessera.serve.kept import Kept
-from tessera.serve.limits import LIMITS, Limits
+from tessera.serve.limits import LIMITS
 from tessera.serve.service import Service
 from tessera.serve.shelf import Shelf
 
 __all__ = ["application", "check_binding", "parse_auth", "serve"]
 
 Auth = tuple[str, str]
+OWN_NAMES = ("localhost", "127.0.0.1", "::1")
 HEAD_START = 1.0
 """Seconds that the page has before the first model is loaded: torch's import would keep it waiting longer than it takes itself."""
 
@@ -55,13 +56,15 @@ def check_binding(host: str, port: int, auth: Auth | None) -> None:
             raise UsageError(f"cannot listen at {host} port {port} ({error.strerror}): choose another with --port") from None
 
 
-def application(service: Service, kept: Kept, auth: Auth | None = None, upscaler: Path | None = None) -> Any:
-    """The ASGI application; it loads the first model when it has begun, and closes the service when it ends."""
+def application(service: Service, kept: Kept, auth: Auth | None = None, upscaler: Path | None = None, host: str = "127.0.0.1") -> Any:
+    """The ASGI application for a server at `host`; it loads the first model when it has begun, and closes the service when it ends."""
     import gradio as gr
     from fastapi import FastAPI
+    from fastapi.exceptions import RequestValidationError
     from PIL import Image
+    from starlette.exceptions import HTTPException
 
-    from tessera.serve.api import router
+    from tessera.serve.api import failed, router, unreadable
     from tessera.serve.enlarge import Upscaler
     from tessera.serve.page import build, theme
     from tessera.serve.showing import CSS
@@ -78,6 +81,15 @@ def application(service: Service, kept: Kept, auth: Auth | None = None, upscaler
 
     app = FastAPI(title="Tessera", docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json", lifespan=lifespan)
     app.include_router(router(service, kept))
+
+    @app.exception_handler(RequestValidationError)
+    async def _(_: Any, error: RequestValidationError) -> Any:
+        return unreadable(error)
+
+    @app.exception_handler(HTTPException)
+    async def _(_: Any, error: HTTPException) -> Any:  # such as a body that is nested too deeply
+        return failed(UsageError(str(error.detail)), error.status_code)
+
     page = build(service, kept, None if upscaler is None else Upscaler(upscaler))
     gr.mount_gradio_app(
         app, page, "/", footer_links=["api"], run_history=False, ssr_mode=False, mcp_server=False, enable_monitoring=False,
@@ -86,14 +98,20 @@ def application(service: Service, kept: Kept, auth: Auth | None = None, upscaler
     # Browsers keep six connections to a server; with one for its heartbeat, which nothing here needs, the seventh tab would never open.
     page.config["connect_heartbeat"] = False
     page.has_launched = True  # else gradio copies any file of the machine that a caller names into its own folder, and takes it as uploaded
-    return Guard(app, service.limits, auth)
+    return Guard(app, kept, auth, host)
 
 
 class Guard:
-    """Around the application: the password, as Basic (which browsers ask for) or Bearer, and bodies no larger than the limit."""
+    """Around the application: who may ask, from where, and how much.
 
-    def __init__(self, app: Callable[..., Any], limits: Limits, auth: Auth | None) -> None:
-        self.app, self.limits, self.auth = app, limits, auth
+    The password, as Basic (which browsers ask for) or Bearer. Without one the server is this machine's alone, so requests must name it as
+    their host: a page elsewhere, whose name was made to stand for 127.0.0.1, names itself. What a page of another site makes a visitor's
+    browser ask is refused. Bodies have at most the limit, and the uploads of an address a quota.
+    """
+
+    def __init__(self, app: Callable[..., Any], kept: Kept, auth: Auth | None, host: str) -> None:
+        self.app, self.kept, self.limits, self.auth = app, kept, kept.limits, auth
+        self.hosts = {*OWN_NAMES, host.lower()}
 
     async def __call__(self, scope: dict[str, Any], receive: Callable[..., Any], send: Callable[..., Any]) -> None:
         if scope["type"] != "http":
@@ -105,11 +123,24 @@ class Guard:
         if not self._admitted(headers.get(b"authorization", b"").decode("latin-1")):
             await _answer(send, 401, "the password is missing or wrong", b'Basic realm="Tessera", charset="UTF-8"')
             return
+        if self.auth is None and _name(headers.get(b"host", b"")) not in self.hosts:
+            await _answer(send, 421, "this server answers to its own address alone: open it as http://127.0.0.1 and its port")
+            return
+        if _is_foreign(headers):
+            await _answer(send, 403, "requests from pages of other sites are refused")
+            return
         length = headers.get(b"content-length", b"0")
         most = self.limits.upload_bytes + (1 << 16)
         if not length.isdigit() or int(length) > most:
             await _answer(send, 413, f"a request may have at most {self.limits.upload_bytes >> 20} MB")
             return
+        uploads = scope["method"] == "POST" and scope["path"].rstrip("/").endswith("/upload")
+        address = (scope.get("client") or ("somebody",))[0]
+        if uploads:
+            self.kept.sweep()
+            if not self.kept.uploads(address, int(length)):
+                await _answer(send, 429, f"one address may upload {self.limits.uploaded_bytes >> 20} MB an hour: wait a while")
+                return
         taken = 0
 
         async def counted() -> Any:
@@ -117,6 +148,8 @@ class Guard:
             message = await receive()
             taken += len(message.get("body", b""))
             if taken > most:
+                return {"type": "http.disconnect"}
+            if uploads and taken > int(length) and not self.kept.uploads(address, len(message.get("body", b""))):
                 return {"type": "http.disconnect"}
             return message
 
@@ -135,6 +168,20 @@ class Guard:
         except (binascii.Error, ValueError):
             return False
         return kind.lower() == "basic" and secrets.compare_digest(told, f"{user}:{password}".encode())
+
+
+def _name(host: bytes) -> str:
+    """The name in a Host header, without its port."""
+    text = host.decode("latin-1").strip().lower()
+    return text.rpartition("]")[0].lstrip("[") if text.startswith("[") else text.partition(":")[0]
+
+
+def _is_foreign(headers: Mapping[bytes, bytes]) -> bool:
+    """Whether a page of another site made the browser ask."""
+    origin = headers.get(b"origin")
+    if origin is not None:
+        return origin.decode("latin-1").partition("//")[2].lower() != headers.get(b"host", b"").decode("latin-1").lower()
+    return headers.get(b"sec-fetch-site") == b"cross-site" and headers.get(b"sec-fetch-mode") != b"navigate"
 
 
 async def _answer(send: Callable[..., Any], status: int, sentence: str, challenge: bytes | None = None) -> None:
@@ -165,11 +212,14 @@ def serve(
 
     check_binding(host, port, auth)
     kept = Kept(LIMITS)
-    service = Service(Shelf(models, model, device, LIMITS.models))
+    shelf = Shelf(models, model, device, LIMITS.models)
+    for name, reason in shelf.left_out.items():
+        say(f"warning: {name} is not offered: {reason}")
+    service = Service(shelf)
     try:
         import uvicorn
 
-        app = application(service, kept, auth, upscaler)
+        app = application(service, kept, auth, upscaler, host)
     except ModuleNotFoundError as error:
         service.close()
         if error.name not in ("gradio", "uvicorn", "fastapi"):

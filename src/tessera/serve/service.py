@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from tessera.errors import TesseraError, UsageError
 from tessera.serve.jobs import ENDED, Job, View
-from tessera.serve.limits import LIMITS, Limits
+from tessera.serve.limits import LIMITS, Busy, Limits
 from tessera.serve.requests import Call, Draw, Request
 from tessera.serve.shelf import Shelf
 
@@ -57,7 +57,10 @@ class Service:
         self._worker.start()
 
     def submit(self, request: Request, user: str) -> Job:
-        """Puts a request into the queue. Raises UsageError for one beyond the limits, or when too many are waiting."""
+        """Puts a request into the queue. `user`: an address, then after a slash whatever tells its users apart.
+
+        Raises UsageError for a request beyond the limits, Busy when too many are waiting.
+        """
         offer = self.shelf.offer(request.model)
         request.check(self.limits)
         if isinstance(request, Draw) and offer.about and "text_to_image" not in offer.flows:
@@ -67,9 +70,12 @@ class Service:
             if self._closing:
                 raise TesseraError("the server is stopping: try again when it is back")
             if len(self._jobs) >= self.limits.waiting:
-                raise UsageError(f"{len(self._jobs)} requests are waiting, which is all that this server takes: try again later")
+                raise Busy(f"{len(self._jobs)} requests are waiting, which is all that this server takes: try again later")
             if sum(other.user == user for other in self._jobs) >= self.limits.waiting_of_user:
-                raise UsageError(f"you have {self.limits.waiting_of_user} requests waiting, which is all that one user may: let one finish")
+                raise Busy(f"you have {self.limits.waiting_of_user} requests waiting, which is all that one user may: let one finish")
+            address = user.partition("/")[0]
+            if sum(other.user.partition("/")[0] == address for other in self._jobs) >= self.limits.waiting_of_address:
+                raise Busy(f"{self.limits.waiting_of_address} requests from your address are waiting, which is all it may: let one finish")
             self._jobs.append(job)
             self._changed.notify_all()
         return job

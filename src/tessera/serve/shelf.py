@@ -71,7 +71,10 @@ class Shelf:
 
     def __init__(self, folder: Path | None = None, first: str | None = None, device: str = "auto", room: int = 2) -> None:
         self.device, self.room = device, room
-        offers = [_offer(name, place) for name, place in bundled().items()] + ([] if folder is None else _found(folder))
+        self.left_out: dict[str, str] = {}
+        """What lies in the folder and is not offered, and why."""
+        offers = [_offer(name, place) for name, place in bundled().items()]
+        offers += [] if folder is None else _found(folder, self.left_out)
         self.offers: dict[str, Offer] = {}
         for offer in offers:
             self.offers.setdefault(offer.name, offer)
@@ -124,7 +127,7 @@ def _about(model: Model) -> dict[str, Any]:
     return {"flows": flows, "size": list(model.size), "defaults": asdict(model.defaults)}
 
 
-def _found(folder: Path) -> list[Offer]:
+def _found(folder: Path, left_out: dict[str, str]) -> list[Offer]:
     """Model folders and checkpoints in `folder` and in folders of it that are none themselves. Symbolic links out of it are not followed.
 
     What a checkpoint is, and whether it can be drawn with, is said when it is asked for: to know that takes torch, and a page that waits.
@@ -137,7 +140,10 @@ def _found(folder: Path) -> list[Offer]:
     for path in inside:
         name = path.relative_to(folder).as_posix()
         if (path / DESCRIPTION).is_file():
-            offers.append(_offer(name, path))
+            try:
+                offers.append(_offer(name, path))
+            except TesseraError as error:
+                left_out[name] = str(error)
         elif (path / PIPELINE).is_file() or (path.is_file() and _is_checkpoint(path)):
             offers.append(Offer(name, path))
     return offers
