@@ -18,6 +18,7 @@ from tessera.model import Model, settings_of
 from tessera.pictures import to_picture, to_tensor
 from tessera.record import Record, Written
 from tessera.registry import FLOAT_SAMPLERS
+from tests.closeness import alike
 from tests.tiny import tiny_model
 from tests.tiny_versatile import ending, tiny_versatile
 
@@ -37,10 +38,6 @@ def model() -> Model:
 
 def first(made: Iterator[Image.Image]) -> Image.Image:
     return next(iter(made))
-
-
-def same(first: Image.Image, second: Image.Image) -> bool:
-    return first.tobytes() == second.tobytes()
 
 
 CALLS: dict[str, Callable[..., Any]] = {
@@ -63,7 +60,7 @@ def test_every_application_runs_with_every_sampler(name: str, sampler: str, mode
 def test_result_depends_on_seed_and_number_alone(name: str, model: Model) -> None:
     many, (one,) = CALLS[name](model, n=3, seed=4, batch_size=2), CALLS[name](model, seed=4, index=2)
     again = many[2]
-    assert same(again, one) if isinstance(one, Image.Image) else again == one
+    assert alike(again, one) if isinstance(one, Image.Image) else again == one
     assert [record_of(made).index for made in many] == [0, 1, 2]
     assert record_of(one).index == 2
 
@@ -83,26 +80,26 @@ def test_pictures_and_words_matter(model: Model) -> None:
     ]  # fmt: skip
     for change in changes:
         given = {"pictures": [FIRST, SECOND], "text": WORDS, "seed": 0, **change}
-        assert not same(model.blend(**given)[0], base), change
-    assert same(model.blend([FIRST, SECOND], WORDS, seed=0, mix=(1.4, 0.6), masks=[None, None], focus=[0.5, 0.5])[0], base)
+        assert not alike(model.blend(**given)[0], base), change
+    assert alike(model.blend([FIRST, SECOND], WORDS, seed=0, mix=(1.4, 0.6), masks=[None, None], focus=[0.5, 0.5])[0], base)
 
 
 def test_special_cases_are_one_another(model: Model) -> None:
     """Words alone are text-to-image, a picture alone is its variation, and hiding nothing hides nothing."""
     drawn = model.text_to_image("red", seed=3)[0]
-    assert same(model.blend(FIRST, "red", seed=3, mix=1.0)[0], drawn)
+    assert alike(model.blend(FIRST, "red", seed=3, mix=1.0)[0], drawn)
     varied = model.image_variation(FIRST, seed=3)[0]
-    assert same(model.blend(FIRST, seed=3)[0], varied)
-    assert same(model.blend(FIRST, "red", seed=3, mix=0)[0], varied)
+    assert alike(model.blend(FIRST, seed=3)[0], varied)
+    assert alike(model.blend(FIRST, "red", seed=3, mix=0)[0], varied)
     nothing = Image.new("L", FIRST.size, 0)
     difference = np.abs(np.subtract(model.blend(FIRST, seed=3, masks=nothing)[0], varied, dtype=np.int16))
     assert difference.max() <= 1
     other = Seen(SECOND, weight=0.0)
-    assert not same(first(model.stream(Blend((Seen(FIRST), other)), 1, 3, model.defaults)), varied)  # tokens of no weight are there
+    assert not alike(first(model.stream(Blend((Seen(FIRST), other)), 1, 3, model.defaults)), varied)  # tokens of no weight are there
 
 
 def test_a_palette_without_a_share_needs_no_flow_of_palettes(model: Model) -> None:
-    assert same(model.blend(FIRST, palette="red", palette_share=0.0, seed=3)[0], model.blend(FIRST, seed=3)[0])
+    assert alike(model.blend(FIRST, palette="red", palette_share=0.0, seed=3)[0], model.blend(FIRST, seed=3)[0])
 
 
 def test_blends_of_different_makings_share_a_batch(model: Model) -> None:
@@ -126,9 +123,9 @@ def test_fidelity_starts_from_the_picture(model: Model) -> None:
         made = model.image_variation([FIRST, SECOND], seed=2, fidelity=fidelity, steps=20)
         record = record_of(made[1])
         assert (record.index, record.start) == (1, pytest.approx(1 - fidelity))
-        assert same(model.image_variation(SECOND, seed=2, fidelity=fidelity, steps=20, index=1)[0], made[1])
+        assert alike(model.image_variation(SECOND, seed=2, fidelity=fidelity, steps=20, index=1)[0], made[1])
         distances.append(np.abs(np.subtract(made[1], back, dtype=np.float64)).mean())
-    assert same(picture, SECOND)
+    assert alike(picture, SECOND)
     assert distances[2] < distances[0]
 
 
@@ -146,7 +143,7 @@ def test_lists_give_one_result_of_each(model: Model) -> None:
 def test_a_path_is_a_picture(model: Model, tmp_path: Path) -> None:
     FIRST.save(tmp_path / "first.png")
     for name in (tmp_path / "first.png", str(tmp_path / "first.png")):
-        assert same(model.image_variation(name, seed=0)[0], model.image_variation(FIRST, seed=0)[0])
+        assert alike(model.image_variation(name, seed=0)[0], model.image_variation(FIRST, seed=0)[0])
 
 
 def test_records_make_results_again(model: Model) -> None:
@@ -155,11 +152,11 @@ def test_records_make_results_again(model: Model) -> None:
     assert record.prompt == WORDS
     assert record.blend is not None
     again = Blend.again(record.blend, [FIRST, SECOND], [MASK, None])
-    assert same(first(model.stream(again, 1, record.seed, settings_of(record))), made)
+    assert alike(first(model.stream(again, 1, record.seed, settings_of(record))), made)
     edited = model.edit(FIRST, "red", "blue", seed=7)[0]
     blend = Blend.again(record_of(edited).blend or {}, [FIRST], [None])
     assert blend.texts[1] == "blue"
-    assert same(first(model.stream(blend, 1, 7, model.defaults)), edited)
+    assert alike(first(model.stream(blend, 1, 7, model.defaults)), edited)
     with pytest.raises(UsageError, match="made from 2 pictures, but 1 are given"):
         Blend.again(record.blend, [FIRST], [MASK])
     with pytest.raises(UsageError, match="picture 1 had a mask"):
@@ -189,7 +186,7 @@ def test_part_of_a_picture_is_drawn_from_a_blend(model: Model) -> None:
     made = model.inpaint(SECOND, hole, Blend((Seen(FIRST),), ("red",)), seed=0)[0]
     kept = np.asarray(hole) == 0
     assert (np.asarray(made)[kept] == np.asarray(SECOND)[kept]).all()
-    assert not same(made, SECOND)
+    assert not alike(made, SECOND)
 
 
 def test_no_words() -> None:

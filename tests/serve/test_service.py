@@ -26,6 +26,7 @@ from tessera.serve.limits import LIMITS
 from tessera.serve.requests import Call, Draw, Edit, visible
 from tessera.serve.service import Service
 from tessera.serve.shelf import Shelf
+from tests.closeness import alike
 from tests.families.v_diffusion.small import network
 from tests.tiny_floats import tiny_clip, tiny_float_model
 
@@ -52,10 +53,6 @@ def busy(service: Service) -> Callable[[], None]:
     return go.set
 
 
-def same(first: Image.Image, second: Image.Image) -> bool:
-    return first.tobytes() == second.tobytes()
-
-
 def test_pictures_of_several_users_in_one_batch_are_those_that_each_would_get_alone(service: Service, models: Path, busy) -> None:
     asked = [
         Draw("tiny", prompts=(f"a {colour} circle",), n=n, seed=seed)
@@ -67,7 +64,7 @@ def test_pictures_of_several_users_in_one_batch_are_those_that_each_would_get_al
     for job, request in zip(jobs, asked, strict=True):
         alone = model.text_to_image(request.prompts[0], n=request.n, seed=request.seed)
         assert ended(job).state == "done"
-        assert all(same(*pair) for pair in zip(job.results, alone, strict=True))
+        assert all(alike(*pair) for pair in zip(job.results, alone, strict=True))
         records = [Record.of(picture) for picture in job.results]
         assert [(record.prompt, record.seed, record.index) for record in records] == [
             (request.prompts[0], request.seed, index) for index in range(request.n)
@@ -113,8 +110,8 @@ def test_edits_are_drawn_alone_and_keep_the_picture(service: Service, busy) -> N
     changed = service.submit(Draw("tiny", prompts=("a red circle",), seed=1, init=picture, settings={"start": 0.5}), user="c")
     busy()
     assert [ended(job).state for job in (painted, larger, changed)] == ["done"] * 3
-    assert same(painted.results[0].crop((0, 16, 32, 32)), picture.crop((0, 16, 32, 32)))
-    assert same(larger.results[0].crop((0, 0, 32, 32)), picture)
+    assert alike(painted.results[0].crop((0, 16, 32, 32)), picture.crop((0, 16, 32, 32)))
+    assert alike(larger.results[0].crop((0, 0, 32, 32)), picture)
     assert larger.results[0].size == (64, 32)
     assert Record.of(changed.results[0]).start == 0.5
 
@@ -150,7 +147,7 @@ def test_a_running_job_stops_within_a_step_and_leaves_others_of_its_batch_alone(
     assert ended(second).state == ended(third).state == "done"
     assert stopped_at == [3, 3]
     assert first.results == []
-    assert same(second.results[0], third.results[0])
+    assert alike(second.results[0], third.results[0])
 
 
 def test_a_batch_that_nobody_wants_any_more_is_given_up(service: Service) -> None:
@@ -213,7 +210,7 @@ def test_previews_frames_and_time_left(service: Service, busy) -> None:
     assert job.frames[0].picture.size == (32, 32)
     assert not job.frames[0].decided.all()
     assert job.frames[-1].decided.all()
-    assert same(job.frames[-1].picture, job.results[0])
+    assert alike(job.frames[-1].picture, job.results[0])
     view = service.view(job)
     assert (view.fraction, view.finished) == (1.0, 1)
 
@@ -235,7 +232,7 @@ def test_blends_of_pictures_and_words_are_drawn_and_written(service: Service, mo
     busy()
     assert [ended(job).state for job in jobs] == ["done"] * 5
     model = tessera.load(models / "tiny-four")
-    assert all(same(*pair) for pair in zip(jobs[0].results, model.image_variation(picture, n=2, seed=3, steps=3), strict=True))
+    assert all(alike(*pair) for pair in zip(jobs[0].results, model.image_variation(picture, n=2, seed=3, steps=3), strict=True))
     assert jobs[1].results == model.image_to_text(picture, n=2, seed=3, steps=3)
     assert jobs[3].results == model.text_variation("a red circle", n=2, seed=3, steps=3)
     assert Record.of(jobs[4].results[0]).start == 0.5

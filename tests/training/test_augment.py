@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from tessera.randomness import Draws
 from tessera.training.augment import augment, brightness, contrast, cutout, saturation, translate
+from tests.closeness import assert_same_but_for_rounding
 
 POLICIES = [["color"], ["translation"], ["cutout"], ["color", "translation", "cutout"]]
 
@@ -15,7 +16,7 @@ def test_gradients_pass_and_a_picture_does_not_depend_on_its_batch(policy: list[
     changed = augment(image, policy, Draws(0, [0, 1, 2]))
     assert changed.shape == image.shape
     assert not torch.equal(changed, image)
-    assert torch.equal(changed[1:2], augment(image[1:2], policy, Draws(0, [1])))
+    assert_same_but_for_rounding(changed[1:2], augment(image[1:2], policy, Draws(0, [1])))
     changed.sum().backward()
     assert image.grad is not None
     assert float(image.grad.abs().max()) > 0

@@ -15,6 +15,7 @@ from tessera.model import Model
 from tessera.model_weights import read_model
 from tessera.randomness import Draws
 from tessera.tensor_files import StoredTensors
+from tests.closeness import assert_same_but_for_rounding
 from tests.tiny_versatile import tiny_versatile
 
 CONTEXTS = {"text": "red cat", "image": "picture.png"}
@@ -113,7 +114,7 @@ def test_every_flow_draws_with_every_sampler(name: str, sampler: str, model: Mod
 def test_an_example_does_not_depend_on_its_batch(name: str, model: Model) -> None:
     prompt = CONTEXTS[FLOWS[name][1]]
     many = draw(model, name, [None, prompt, prompt], [0, 1, 2])
-    assert torch.equal(draw(model, name, [prompt], [1])[0], many[1])
+    assert_same_but_for_rounding(draw(model, name, [prompt], [1])[0], many[1])
 
 
 def test_pictures_come_from_words(model: Model) -> None:
