@@ -129,7 +129,7 @@ def test_unreadable_files_are_one_sentence(tmp_path: Path) -> None:
         load_recipe(write(tmp_path, incomplete))
 
 
-FINE_TUNES = ("scenes_null", "scenes_palette", "cc12m_cfg")
+FINE_TUNES = ("scenes_null", "scenes_palette", "cc12m_cfg", "coco_tune", "imagenet_tune")
 CLIPS = {
     "openai/clip-vit-base-patch16": {
         "kind": "clip", "text": {"length": 77, "layers": 12, "width": 512, "heads": 8, "vocabulary": 49408},
