@@ -60,9 +60,9 @@ class TokenTask(FlowTask):
 
     def forward(self, batch: Batch, seed: int, total: int) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         rows = [position % total for position in batch.positions]
-        prompts = self.some_dropped(batch.prompts, seed, total, rows)
-        context = self._context(prompts).to(self.device)
         stage = self._stage(batch.positions[0] // total)
+        prompts = self.some_dropped(batch.prompts, seed, total, rows) if stage == "all" else batch.prompts
+        context = self._context(prompts).to(self.device)
         if stage == "words":
             assert self.layout_learner is not None
             assert batch.layouts is not None

@@ -35,10 +35,11 @@ PRESETS = {
             "depth": 6,
             "heads": 5,
             "condition": "text",
-            "context_width": 160,
+            "context_width": 128,
             "neighbours": True,
+            "initialisation": "scaled",
         },
-        4_347_200,
+        4_285_760,
         "the built-in world, 64x64 pictures",
     ),
     "ffhq": Preset(
