@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import warnings
 from typing import Any
 
 import torch
@@ -125,7 +124,7 @@ class _RecordedGumbel(Gumbel):
     recorded: Tensor
 
     def _noise(self, logits: Tensor) -> Tensor:
-        return -self.recorded.log().flatten(2).transpose(1, 2).flatten(0, 1)
+        return -self.recorded.to(logits).log().flatten(2).transpose(1, 2).flatten(0, 1)
 
 
 class _MeanSquare(nn.Module):
@@ -142,7 +141,7 @@ def _task(case: Case) -> CodecTask:
         start=config["disc_start_step"], weight_max=config["disc_weight_max"], width=config["ndf"], layers=config["disc_layers"]
     )
     recipe = CodecRecipe(
-        task="codec", out="", data={}, codec=codec_config(config), steps=1, batch_size=1, optimizer=optimizer,
+        task="codec", out="", data={"kind": "scenes"}, codec=codec_config(config), steps=1, batch_size=1, optimizer=optimizer,
         loss=CodecLoss(
             unit_range=True, perceptual_weight=config["perceptual_weight"], adversary=contest,
             temperature=Temperature(steps=ANNEALING) if config["quantizer"] == "gumbel" else None,
@@ -162,13 +161,13 @@ def _task(case: Case) -> CodecTask:
     if config["perceptual"] == "lpips":
         task.perceptual = lpips = LPIPS("vgg").eval().requires_grad_(False)
         lpips.load({name.removeprefix("perceptual."): value for name, value in case.state_dict("perceptual.").items()})
-    return task.train()
+    return task.double().train()
 
 
 def _augmentation(case: Case, side: str, step: int) -> Change:
     if not case.config["diff_aug"]:
         return lambda image: image
-    u, shift = case.io[f"aug_{side}_rand"][step], case.io[f"aug_{side}_shift"][step]
+    u, shift = case.io[f"aug_{side}_rand"][step].double(), case.io[f"aug_{side}_shift"][step]
     return lambda image: translate(contrast(saturation(brightness(image, u[0]), u[1]), u[2]), shift)
 
 
@@ -184,16 +183,9 @@ def _released(task: CodecTask) -> dict[str, Tensor]:
 def run_training(case: Case) -> dict[str, Tensor]:
     """Whole steps with both optimisers and the moving average.
 
-    LPIPS, where a case has it, has rectifiers and maxima whose gradients jump where rounding decides: oneDNN's kernels, which differ
-    between processors, round more than the plain ones, which come to what double precision comes to.
+    In double precision: rectifiers and maxima have gradients that jump where rounding decides, and kernels of processors round in their
+    own ways.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # about graphics processors
-        with torch.backends.mkldnn.flags(enabled=case.config["perceptual"] != "lpips"):
-            return _trained(case)
-
-
-def _trained(case: Case) -> dict[str, Tensor]:
     config, io = case.config, case.io
     task = _task(case)
     adversary = task.adversary
@@ -209,7 +201,7 @@ def _trained(case: Case) -> dict[str, Tensor]:
     )
     rows: list[dict[str, Tensor]] = []
     for i, done in enumerate(config["steps"]):
-        image = 2 * io["images"][i] - 1
+        image = 2 * io["images"][i].double() - 1
         if isinstance(task.codec.quantizer, _RecordedGumbel):
             task.codec.quantizer.recorded = io["exponential"][i]
         change = _augmentation(case, "fake", i)
