@@ -23,22 +23,24 @@ from tessera.training.ema import EMA
 from tessera.training.optimizers import Optimizers
 from tessera.training.recipe import Adversary, CodecLoss, CodecRecipe, Optimizer, Temperature
 from tests.conformance.cases import Case
+from tests.conformance.settings import known
 
-__all__ = ["COMPONENTS", "codec_config"]
+__all__ = ["COMPONENTS", "TEMPERATURE", "codec_config"]
 
-ANNEALING = 160000
-"""Steps over which the original's Gumbel temperature would fall from 1 to 0."""
+TEMPERATURE = Temperature(steps=160_000)
+"""Of the original's Gumbel quantizer: a constant of its code."""
 
 
 def codec_config(config: dict[str, Any]) -> dict[str, Any]:
     """Our description of an original's VQGAN."""
-    quantizer = {
+    quantizers = {
         "nearest": {"kind": "nearest", "commitment": 1.0, "codebook_weight": config["beta"]},
         "gumbel": {"kind": "gumbel", "kl_weight": config["gumbel_kl_weight"], "straight_through": config["gumbel_straight_through"]},
-    }[config["quantizer"]]
+    }
     levels = range(len(config["ch_mult"]))
     return {
-        "kind": "vqgan", "codebook": config["codebook_size"], "quantizer": quantizer, "width": config["nf"],
+        "kind": "vqgan", "codebook": config["codebook_size"], "width": config["nf"],
+        "quantizer": known("config.quantizer", config["quantizer"], quantizers),
         "multipliers": config["ch_mult"], "blocks": config["res_blocks"], "decoder_blocks": config["res_blocks"],
         "attention_levels": [level for level in levels if config["img_size"] // 2**level in config["attn_resolutions"]],
         "dim": config["emb_dim"], "projections": False, "activation_out": False, "unit_range": True, "log_sigma": True,
@@ -144,7 +146,7 @@ def _task(case: Case) -> CodecTask:
         task="codec", out="", data={"kind": "scenes"}, codec=codec_config(config), steps=1, batch_size=1, optimizer=optimizer,
         loss=CodecLoss(
             unit_range=True, perceptual_weight=config["perceptual_weight"], adversary=contest,
-            temperature=Temperature(steps=ANNEALING) if config["quantizer"] == "gumbel" else None,
+            temperature=TEMPERATURE if config["quantizer"] == "gumbel" else None,
         ),
     )  # fmt: skip
     task = CodecTask(recipe, config["img_size"])
@@ -158,7 +160,7 @@ def _task(case: Case) -> CodecTask:
     assert task.adversary is not None
     _load_discriminator(task.adversary.discriminator, case)
     task.perceptual = _MeanSquare()
-    if config["perceptual"] == "lpips":
+    if known("config.perceptual", config["perceptual"], {"stub": False, "lpips": True}):
         task.perceptual = lpips = LPIPS("vgg").eval().requires_grad_(False)
         lpips.load({name.removeprefix("perceptual."): value for name, value in case.state_dict("perceptual.").items()})
     return task.double().train()
@@ -250,14 +252,17 @@ def run_lpips(case: Case) -> dict[str, Tensor]:
 
 
 def run_augmentation(case: Case) -> dict[str, Tensor]:
-    """`DiffAugment`."""
+    """`DiffAugment`: single changes, and the policies in their order."""
     image, u, shift = case.io["image"], case.io["rand"], case.io["shift"]
-    color = contrast(saturation(brightness(image, u[0]), u[1]), u[2])
-    return {
-        "brightness": brightness(image, u[0]), "saturation": saturation(image, u[1]), "contrast": contrast(image, u[2]), "color": color,
-        "translation": translate(image, shift), "color,translation": translate(color, shift),
-        "cutout": cutout(image, case.io["cutout_offset"]),
+    policies: dict[str, Change] = {
+        "color": lambda x: contrast(saturation(brightness(x, u[0]), u[1]), u[2]), "translation": lambda x: translate(x, shift),
+        "cutout": lambda x: cutout(x, case.io["cutout_offset"]),
     }  # fmt: skip
+    whole = image
+    for name in case.config["policy"].split(","):
+        whole = known("config.policy", name, policies)(whole)
+    outputs = {"brightness": brightness(image, u[0]), "saturation": saturation(image, u[1]), "contrast": contrast(image, u[2])}
+    return outputs | {name: policy(image) for name, policy in policies.items()} | {case.config["policy"]: whole}
 
 
 COMPONENTS = {"vqgan": run_codec, "vqgan_training": run_training, "lpips": run_lpips, "diffaug": run_augmentation}
