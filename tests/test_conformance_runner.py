@@ -12,6 +12,7 @@ from torch import Tensor
 from tests.conformance.__main__ import main
 from tests.conformance.cases import Case, matches
 from tests.conformance.comparison import compare
+from tests.conformance.descriptions import unknown
 from tests.conformance.settings import Settings, UnknownSetting, agree, known
 from tests.reference.seeded import seeded_state_dict
 
@@ -74,6 +75,29 @@ def test_a_setting_that_nobody_reads_ends_with_2_and_its_name(tmp_path: Path, ca
     (folder / "case.json").write_text(json.dumps(spec))
     assert main([str(folder)]) == 2
     assert "config.telepathy = 0.5" in capsys.readouterr().out
+
+
+def spec_of(tmp_path: Path, family: str, component: str, config: dict, **spec: object) -> Case:
+    return case_of(tmp_path, {}, {"x": torch.zeros(1)}, family=family, component=component, config=config, **spec)
+
+
+def test_a_setting_is_known_where_it_has_no_say_and_nowhere_else(tmp_path: Path) -> None:
+    """A loss says nothing of samples, but much of training; one of a parent that nobody read is named with its place."""
+    told = {"loss_type": "telepathy"}
+    assert unknown(spec_of(tmp_path, "absorbing", "sample", told)) == []
+    assert unknown(spec_of(tmp_path, "absorbing", "sampler_training", told)) == ["config.loss_type = 'telepathy'"]
+    assert unknown(spec_of(tmp_path, "absorbing", "fid", {})) == []
+    assert unknown(spec_of(tmp_path, "v_diffusion", "sampler", {"model": {"f": "tanh", "formula": "any"}})) == ["config.model.f = 'tanh'"]
+
+
+def test_a_setting_with_one_supported_value_has_that_one(tmp_path: Path) -> None:
+    assert unknown(spec_of(tmp_path, "absorbing", "lpips", {"version": "0.1"})) == []
+    assert unknown(spec_of(tmp_path, "absorbing", "lpips", {"version": "0.0"})) == ["config.version = '0.0'"]
+
+
+def test_entries_beside_the_configuration_are_settings_unless_they_are_notes(tmp_path: Path) -> None:
+    strange = spec_of(tmp_path, "versatile", "ddim_schedule", {}, notes=["any"], telepathy=[1], weights={"salt": "", "gain": 2.0})
+    assert unknown(strange) == ["telepathy = [1]", "weights.gain = 2.0"]
 
 
 def test_a_value_that_an_adapter_does_not_know_is_named() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import warnings
 from typing import Any
 
 import torch
@@ -24,22 +23,24 @@ from tessera.training.ema import EMA
 from tessera.training.optimizers import Optimizers
 from tessera.training.recipe import Adversary, CodecLoss, CodecRecipe, Optimizer, Temperature
 from tests.conformance.cases import Case
+from tests.conformance.settings import known
 
-__all__ = ["COMPONENTS", "codec_config"]
+__all__ = ["COMPONENTS", "TEMPERATURE", "codec_config"]
 
-ANNEALING = 160000
-"""Steps over which the original's Gumbel temperature would fall from 1 to 0."""
+TEMPERATURE = Temperature(steps=160_000)
+"""Of the original's Gumbel quantizer: a constant of its code."""
 
 
 def codec_config(config: dict[str, Any]) -> dict[str, Any]:
     """Our description of an original's VQGAN."""
-    quantizer = {
+    quantizers = {
         "nearest": {"kind": "nearest", "commitment": 1.0, "codebook_weight": config["beta"]},
         "gumbel": {"kind": "gumbel", "kl_weight": config["gumbel_kl_weight"], "straight_through": config["gumbel_straight_through"]},
-    }[config["quantizer"]]
+    }
     levels = range(len(config["ch_mult"]))
     return {
-        "kind": "vqgan", "codebook": config["codebook_size"], "quantizer": quantizer, "width": config["nf"],
+        "kind": "vqgan", "codebook": config["codebook_size"], "width": config["nf"],
+        "quantizer": known("config.quantizer", config["quantizer"], quantizers),
         "multipliers": config["ch_mult"], "blocks": config["res_blocks"], "decoder_blocks": config["res_blocks"],
         "attention_levels": [level for level in levels if config["img_size"] // 2**level in config["attn_resolutions"]],
         "dim": config["emb_dim"], "projections": False, "activation_out": False, "unit_range": True, "log_sigma": True,
@@ -125,7 +126,7 @@ class _RecordedGumbel(Gumbel):
     recorded: Tensor
 
     def _noise(self, logits: Tensor) -> Tensor:
-        return -self.recorded.log().flatten(2).transpose(1, 2).flatten(0, 1)
+        return -self.recorded.to(logits).log().flatten(2).transpose(1, 2).flatten(0, 1)
 
 
 class _MeanSquare(nn.Module):
@@ -142,10 +143,10 @@ def _task(case: Case) -> CodecTask:
         start=config["disc_start_step"], weight_max=config["disc_weight_max"], width=config["ndf"], layers=config["disc_layers"]
     )
     recipe = CodecRecipe(
-        task="codec", out="", data={}, codec=codec_config(config), steps=1, batch_size=1, optimizer=optimizer,
+        task="codec", out="", data={"kind": "scenes"}, codec=codec_config(config), steps=1, batch_size=1, optimizer=optimizer,
         loss=CodecLoss(
             unit_range=True, perceptual_weight=config["perceptual_weight"], adversary=contest,
-            temperature=Temperature(steps=ANNEALING) if config["quantizer"] == "gumbel" else None,
+            temperature=TEMPERATURE if config["quantizer"] == "gumbel" else None,
         ),
     )  # fmt: skip
     task = CodecTask(recipe, config["img_size"])
@@ -159,16 +160,16 @@ def _task(case: Case) -> CodecTask:
     assert task.adversary is not None
     _load_discriminator(task.adversary.discriminator, case)
     task.perceptual = _MeanSquare()
-    if config["perceptual"] == "lpips":
+    if known("config.perceptual", config["perceptual"], {"stub": False, "lpips": True}):
         task.perceptual = lpips = LPIPS("vgg").eval().requires_grad_(False)
         lpips.load({name.removeprefix("perceptual."): value for name, value in case.state_dict("perceptual.").items()})
-    return task.train()
+    return task.double().train()
 
 
 def _augmentation(case: Case, side: str, step: int) -> Change:
     if not case.config["diff_aug"]:
         return lambda image: image
-    u, shift = case.io[f"aug_{side}_rand"][step], case.io[f"aug_{side}_shift"][step]
+    u, shift = case.io[f"aug_{side}_rand"][step].double(), case.io[f"aug_{side}_shift"][step]
     return lambda image: translate(contrast(saturation(brightness(image, u[0]), u[1]), u[2]), shift)
 
 
@@ -184,16 +185,9 @@ def _released(task: CodecTask) -> dict[str, Tensor]:
 def run_training(case: Case) -> dict[str, Tensor]:
     """Whole steps with both optimisers and the moving average.
 
-    LPIPS, where a case has it, has rectifiers and maxima whose gradients jump where rounding decides: oneDNN's kernels, which differ
-    between processors, round more than the plain ones, which come to what double precision comes to.
+    In double precision: rectifiers and maxima have gradients that jump where rounding decides, and kernels of processors round in their
+    own ways.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # about graphics processors
-        with torch.backends.mkldnn.flags(enabled=case.config["perceptual"] != "lpips"):
-            return _trained(case)
-
-
-def _trained(case: Case) -> dict[str, Tensor]:
     config, io = case.config, case.io
     task = _task(case)
     adversary = task.adversary
@@ -209,7 +203,7 @@ def _trained(case: Case) -> dict[str, Tensor]:
     )
     rows: list[dict[str, Tensor]] = []
     for i, done in enumerate(config["steps"]):
-        image = 2 * io["images"][i] - 1
+        image = 2 * io["images"][i].double() - 1
         if isinstance(task.codec.quantizer, _RecordedGumbel):
             task.codec.quantizer.recorded = io["exponential"][i]
         change = _augmentation(case, "fake", i)
@@ -258,14 +252,17 @@ def run_lpips(case: Case) -> dict[str, Tensor]:
 
 
 def run_augmentation(case: Case) -> dict[str, Tensor]:
-    """`DiffAugment`."""
+    """`DiffAugment`: single changes, and the policies in their order."""
     image, u, shift = case.io["image"], case.io["rand"], case.io["shift"]
-    color = contrast(saturation(brightness(image, u[0]), u[1]), u[2])
-    return {
-        "brightness": brightness(image, u[0]), "saturation": saturation(image, u[1]), "contrast": contrast(image, u[2]), "color": color,
-        "translation": translate(image, shift), "color,translation": translate(color, shift),
-        "cutout": cutout(image, case.io["cutout_offset"]),
+    policies: dict[str, Change] = {
+        "color": lambda x: contrast(saturation(brightness(x, u[0]), u[1]), u[2]), "translation": lambda x: translate(x, shift),
+        "cutout": lambda x: cutout(x, case.io["cutout_offset"]),
     }  # fmt: skip
+    whole = image
+    for name in case.config["policy"].split(","):
+        whole = known("config.policy", name, policies)(whole)
+    outputs = {"brightness": brightness(image, u[0]), "saturation": saturation(image, u[1]), "contrast": contrast(image, u[2])}
+    return outputs | {name: policy(image) for name, policy in policies.items()} | {case.config["policy"]: whole}
 
 
 COMPONENTS = {"vqgan": run_codec, "vqgan_training": run_training, "lpips": run_lpips, "diffaug": run_augmentation}

@@ -25,9 +25,8 @@ from tessera.randomness import Draws
 from tessera.samplers.masked_language_model import MaskedLanguageModel
 from tessera.training.adversary import Adversary, adaptive_weight
 from tessera.training.ema import EMA
-from tessera.training.recipe import Temperature
 from tessera.training.schedules import Decay
-from tests.conformance.absorbing_codec import codec_config
+from tests.conformance.absorbing_codec import TEMPERATURE, codec_config
 from tests.conformance.cases import Case
 from tests.conformance.settings import Settings, known
 
@@ -190,6 +189,7 @@ def sampler_training(case: Case) -> dict[str, Tensor]:
     io, config = case.io, case.config
     for dropout in ("attn_pdrop", "embd_pdrop", "resid_pdrop"):
         known(f"config.{dropout}", config[dropout], {0.0: "none"})  # its random numbers are not recorded
+    known("config.ema", config["ema"], {True: "kept"})
     network, process = network_of(case).train(), process_of(config)
     loss: TokenLoss = AutoregressiveLoss(process) if network.causal else masked_loss(process, config)
     optimizer = torch.optim.AdamW(network.parameters(), lr=config["lr"], betas=(0.9, 0.999), weight_decay=0.0)
@@ -247,7 +247,7 @@ def schedules(case: Case) -> dict[str, Tensor]:
     """Rates, times, shares and weights that depend on counts alone."""
     io, config = case.io, case.config
     steps = io["steps"].tolist()
-    outputs = {"warmup_steps": io["warmup_steps"], "gumbel_temp": of_each(Temperature(steps=160_000).at, steps)}
+    outputs = {"warmup_steps": io["warmup_steps"], "gumbel_temp": of_each(TEMPERATURE.at, steps)}
     outputs["vqgan_lr"] = io["batch_sizes"] * config["base_lr"]  # a recipe says the rate itself
     outputs["warmup_lr"] = torch.stack([of_each(warm_up(rate, count), io["warmup_steps"].tolist()) for rate, count in config["warmup"]])
     outputs["split_train_count"] = torch.tensor([train_count(int(n), 0.95) for n in io["dataset_sizes"]])

@@ -43,9 +43,10 @@ def run(case: Case, predict: Predict, sampler: TokenSampler, steps: int, draws: 
 
     run_tokens(predict, process, sampler, batch=len(canvases[0]), grid=(height, width), steps=None, draws=draws, callback=keep)
     filled = torch.stack(canvases).unflatten(2, (height, width))
+    strided = tuple(slice(None, None, stride) for stride in case.config["canvas_stride"])
     return {
-        "canvas_every": filled[case.config["record_every"] :: case.config["record_every"]],
-        "canvas_last": filled[-1],
+        "canvas_every": filled[case.config["record_every"] :: case.config["record_every"]][strided],
+        "canvas_last": filled[-1][strided[1:]],
         "changed_per_step": (filled[1:] != filled[:-1]).sum((2, 3)),
     }
 

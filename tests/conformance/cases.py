@@ -74,7 +74,7 @@ class Case:
         return self.spec["component"]
 
     @property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Settings:
         return self.spec["config"]
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.conformance import Component, v_diffusion_conditioning, v_diffusion_networks, v_diffusion_samplers
+from tests.conformance import Component, v_diffusion_conditioning, v_diffusion_networks, v_diffusion_samplers, v_diffusion_scripts
 
 __all__ = ["COMPONENTS"]
 
@@ -10,4 +10,5 @@ COMPONENTS: dict[str, Component] = {
     **v_diffusion_networks.COMPONENTS,
     **v_diffusion_samplers.COMPONENTS,
     **v_diffusion_conditioning.COMPONENTS,
+    **v_diffusion_scripts.COMPONENTS,
 }

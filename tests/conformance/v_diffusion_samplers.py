@@ -7,12 +7,15 @@ Their `pred` is the estimate of x_0 that a step goes with: of the network where 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from tessera.errors import UsageError
 from tessera.guidance.descent import Descent
 from tessera.processes.gaussian import Estimate, GaussianProcess
 from tessera.processes.gaussian_schedules import DDPM, Cosine, LogSNR, Spliced
@@ -33,6 +36,12 @@ SAMPLERS = {
     "sample": "ddim", "cond_sample": "ddim", "reverse_sample": "ddim",
     **{f"{name}_sample": name for name in ("prk", "plms", "pie", "plms2", "iplms")},
 }  # fmt: skip
+
+
+GUIDED = {None: False, "make_cond_model_fn": False, "cond_sample": True}
+"""Whether the reported calls of the model are those without guidance."""
+SPACINGS = {"spliced": Spliced(), "ddpm": DDPM(), "log": LogSNR(), "explicit": None}
+"""By the originals' names; explicit steps follow no rule."""
 
 
 class StoredNormal(Draws):
@@ -93,14 +102,38 @@ def times_of(case: Case) -> list[float]:
     """The recorded steps of a run, as far as it goes: sampling starts below one time and ends at 0, inversion ends at another."""
     config, steps = case.config, case.io["steps"]
     if config.get("is_reverse", config["sampler"] == "reverse_sample"):
-        return steps[steps <= config.get("max_timestep", math.inf)].tolist()
-    return [*steps[steps < config.get("starting_timestep", math.inf)].tolist(), 0.0]
+        return steps[steps <= config.get("max_timestep", 1.0)].tolist()
+    start = config.get("starting_timestep", 1.0)
+    return [*steps[(steps < start) | (start == 1)].tolist(), 0.0]
+
+
+def check_spacing(case: Case, times: list[float]) -> None:
+    """The recorded times, rounded to float32, are ours for the named schedule at some number of steps; it and a cut are not recorded.
+
+    Not of guided runs, which take other times than those of the schedule that they name.
+    """
+    config = case.config
+    spacing = known("config.schedule", config["schedule"], SPACINGS)
+    if spacing is None or "target" in case.io:
+        return
+    rising = config.get("is_reverse", config["sampler"] == "reverse_sample")
+    end = config.get("max_timestep" if rising else "starting_timestep", 1.0)
+    found = math.inf
+    for count in range(len(times) - 1, 20 * len(times)):
+        with suppress(UsageError):  # too few steps for the cut
+            ours = PROCESS.inversion_times(spacing, count, end) if rising else PROCESS.times(spacing, count, end)
+            if len(ours) == len(times):
+                found = min(found, max(abs(mine - theirs) for mine, theirs in zip(ours, times, strict=True)))
+    assert found < 1e-6, (
+        f"no number of steps of our {config['schedule']!r} times gives the recorded ones: the nearest is off by {found:.2g}"
+    )
 
 
 def sampler(case: Case) -> dict[str, Tensor]:
     """A whole run, every step of it."""
     config, io = case.config, case.io
     sampler, times = sampler_of(config), times_of(case)
+    check_spacing(case, times)
     x, outputs = io["x_start"], {}
     if "init" in io:
         x = PROCESS.noise(io["init"].expand_as(x), torch.full((len(x),), times[0], dtype=torch.float64), x)
@@ -111,7 +144,7 @@ def sampler(case: Case) -> dict[str, Tensor]:
         descent = WitnessedDescent(witness, PROCESS, lambda pred: config["guidance_scale"] * (pred - io["target"]))
         descent.gradients = []
         witness = Witness(descent)
-    reported = unguided if config.get("guided_by") == "cond_sample" else witness
+    reported = unguided if known("config.guided_by", config.get("guided_by"), GUIDED) else witness
 
     draws, state = StoredNormal(io.get("noise")), sampler.init(x)
     before, after, preds = [], [], []
@@ -148,7 +181,7 @@ def schedules(case: Case) -> dict[str, Tensor]:
     others = {"ddpm": DDPM(), "spliced": Spliced(), "log": LogSNR()}
     others["log_custom"] = LogSNR(custom["max_log_snr"], custom["min_log_snr"])
     outputs: dict[str, Tensor] = {}
-    for n in (51, 1001):
+    for n in sorted(int(name.removeprefix("t_")) for name in io if re.fullmatch(r"t_\d+", name)):
         t = io[f"t_{n}"]
         alpha, sigma = cosine.alpha_sigma(t)
         outputs |= {f"alpha_{n}": alpha, f"sigma_{n}": sigma, f"t_back_{n}": cosine.time(cosine.log_snr(t))}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -18,10 +19,11 @@ from tessera.contexts.blend import Blend, MaskedPicture, Seen
 from tessera.contexts.clip_tokens import CLIPTokens
 from tessera.families.versatile.blending import BlendFlow
 from tessera.families.versatile.checkpoint import LAYOUTS, load_network
-from tessera.families.versatile.kl_checkpoint import kl_config, load_kl
+from tessera.families.versatile.kl_checkpoint import load_kl
 from tessera.families.versatile.network import MultiFlowUNet
 from tessera.families.versatile.parts_checkpoint import clip_config, load_part_state, text_vae_config
 from tessera.families.versatile.presets import FLOWS
+from tessera.families.versatile.released import SETTINGS
 from tessera.float_flow import FloatFlow
 from tessera.flow import SamplingSettings
 from tessera.nn.initialisation import without_initialisation
@@ -32,15 +34,16 @@ from tessera.samplers.ddim import DDIM
 from tessera.samplers.loop import drive
 from tessera.samplers.sampler import FloatStep
 from tests.conformance.cases import Case
+from tests.conformance.settings import UnknownSetting, known
 from tests.conformance.v_diffusion_samplers import StoredNormal
 from tests.conformance.versatile_networks import network_config
 from tests.conformance.versatile_pictures import Recorded as RecordedNormal
+from tests.conformance.versatile_pictures import autoencoder_config
 from tests.conformance.versatile_sampling import process_of, times_of
-from tests.conformance.versatile_words import Recorded, last_drawn
+from tests.conformance.versatile_words import Recorded, heads_of, last_drawn
 
 __all__ = ["COMPONENTS"]
 
-GUIDANCE = 7.5
 COLOURS = {"None": "none", "Simple": "match"}
 
 
@@ -57,10 +60,11 @@ def flows_of(case: Case) -> dict[str, FloatFlow]:
     weights, config = case.weights(), case.config
     towers = config["clip"]["text_config"], config["clip"]["vision_config"]
     heads, clips = (towers[0]["num_attention_heads"], towers[1]["num_attention_heads"]), {}
-    sides = (config["vae_text"]["encoder"]["num_attention_heads"], config["vae_text"]["decoder"]["num_attention_heads"])
+    sides = heads_of(config["vae_text"])
     with without_initialisation():
         network = MultiFlowUNet(**network_config(case)).eval()
-        picture = KLAutoencoder(**kl_config(case.manifest, "vae.image."), scale=config["vd"]["latent_scale_factor"]["image"]).eval()
+        scale = config["vd"]["latent_scale_factor"]["image"]
+        picture = KLAutoencoder(**autoencoder_config(case, config["vae_image"], "vae.image."), scale=scale).eval()
         text = TextVAE(**text_vae_config(case.manifest, "vae.text.", sides)).eval()
         for name in ("text", "image"):  # in the file each context type has a CLIP of its own
             clips[name] = Told(**clip_config(case.manifest, f"ctx.{name}.model.", heads)).eval()
@@ -103,10 +107,12 @@ def blend_of(method: str, args: Mapping[str, Any], given: Given) -> Blend:
     if method == "inference_i2t":
         return Blend((given.seen(args["im"]),))
     if method == "inference_i2i":
-        return Blend((given.seen(args["im"], args["fcs_lvl"]),), colour=COLOURS[args["clr_adj"]])
+        return Blend((given.seen(args["im"], args["fcs_lvl"]),), colour=known("runs.args.clr_adj", args["clr_adj"], COLOURS))
     if method == "inference_dcg":
         share = args["textstrength"]
         return Blend((given.seen(args["imctx"], args["fcs_lvl"]),), (args["textctx"],), (share, 1 - share))
+    if method != "inference_mcg":
+        raise UnknownSetting(f"unknown runs.method {method!r}")
     seen = [given.seen(one["image"], one["focus"], one["strength"], one.get("mask")) for one in args["images"] if one]
     return Blend(tuple(seen), (args["text"],), (args["text_strength"], 1 - args["text_strength"]))
 
@@ -124,7 +130,7 @@ def applications(case: Case) -> dict[str, Any]:
             both = [each.embeddings for each in (one.nothing, one.context)]
             outputs[f"{name}.context_{number}"] = torch.cat([tokens.expand(len(batch), -1, -1) for tokens in both if tokens is not None])
         grid = flow.grid((given.size[1], given.size[0]))
-        settings = SamplingSettings("ddim", steps=case.config["app"]["ddim_steps"], guidance=GUIDANCE)
+        settings = replace(SETTINGS, steps=case.config["app"]["ddim_steps"])
         if args.get("fid_lvl"):
             latents = _from_picture(flow, batch, grid, settings, case, name, args)
         else:

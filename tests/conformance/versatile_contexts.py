@@ -19,18 +19,17 @@ from tessera.contexts.tokenizer import ClipTokenizer, fix, read_merges
 from tessera.families.versatile.blending import counted, uncounted
 from tessera.families.versatile.editing import edit_blend, edited
 from tessera.families.versatile.parts_checkpoint import clip_config, load_part_state
+from tessera.families.versatile.released import SETTINGS
 from tessera.nn.initialisation import without_initialisation
 from tests.conformance.cases import Case, original_file
-from tests.conformance.settings import known
+from tests.conformance.settings import agree, known
 
-__all__ = ["COMPONENTS", "clip_merges"]
-
-GUIDANCE = 7.5
+__all__ = ["COMPONENTS"]
 
 
 @cache
-def clip_merges() -> tuple[str, ...]:
-    return tuple(read_merges(original_file("vq_diffusion", "clip_bpe", "merges.json")))
+def merges_of(path: str) -> tuple[str, ...]:
+    return tuple(read_merges(original_file(path)))
 
 
 def clip(case: Case) -> dict[str, Tensor]:
@@ -58,7 +57,10 @@ def _mean_std(z: Tensor) -> Tensor:
 
 
 def tokens(case: Case) -> dict[str, Tensor]:
-    tokenizer = ClipTokenizer(clip_merges(), case.config["max_length"], pad=case.config["end_and_padding"], cleaned=fix)
+    config = case.config
+    tokenizer = ClipTokenizer(merges_of(config["bpe_merges"]), config["max_length"], pad=config["end_and_padding"], cleaned=fix)
+    agree("config.start", [config["start"], tokenizer.start])
+    agree("config.end_and_padding", [config["end_and_padding"], tokenizer.end])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PromptTruncated)
         return {"input_ids": tokenizer(case.spec["texts"])[0]}
@@ -121,7 +123,7 @@ def edit(case: Case) -> dict[str, Tensor]:
         "text_context": torch.cat([words[text] for text in blend.texts], 1),
         "text_context_uncond": torch.cat([io["u_text"] for _ in blend.texts], 1),
         "mixed_ratio": torch.tensor([blend.shares["image"]]),
-        "scale": torch.tensor([GUIDANCE]),
+        "scale": torch.tensor([SETTINGS.guidance]),
     }
 
 

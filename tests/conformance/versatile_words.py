@@ -19,8 +19,9 @@ from tessera.families.versatile.parts_checkpoint import load_part_state, text_va
 from tessera.nn.initialisation import without_initialisation
 from tessera.randomness import Draws
 from tests.conformance.cases import Case, original_file
+from tests.conformance.settings import agree, known
 
-__all__ = ["COMPONENTS", "Recorded", "last_drawn"]
+__all__ = ["COMPONENTS", "Recorded", "heads_of", "last_drawn"]
 
 
 class Recorded(Draws):
@@ -35,15 +36,21 @@ class Recorded(Draws):
 
 
 def optimus(case: Case) -> dict[str, Tensor]:
-    io, heads = case.io, tuple(case.config[side]["num_attention_heads"] for side in ("encoder", "decoder"))
+    io = case.io
     with without_initialisation():
-        vae = TextVAE(**text_vae_config(case.manifest, heads=heads), pieces=4)
+        vae = TextVAE(**text_vae_config(case.manifest, heads=heads_of(case.config)), pieces=4)
     load_part_state(vae, case.weights(), "text autoencoder")
     with torch.no_grad():
         outputs = _encoder(vae, io) | _decoder(case, vae)
         for run in case.spec["decodes"]:
             outputs |= _writing(case, vae, run)
     return outputs
+
+
+def heads_of(described: dict[str, Any]) -> tuple[int, int]:
+    """Of encoder and decoder; the decoder's number is said twice."""
+    decoder = described["decoder"]
+    return described["encoder"]["num_attention_heads"], agree("heads of the decoder", [decoder["num_attention_heads"], decoder["n_head"]])
 
 
 def _encoder(vae: TextVAE, io: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -75,7 +82,8 @@ def _decoder(case: Case, vae: TextVAE) -> dict[str, Tensor]:
 def _writing(case: Case, vae: TextVAE, run: dict[str, Any]) -> dict[str, Tensor]:
     """Tokens, with what the distributions were that they were taken from."""
     io, name = case.io, run["name"]
-    how = Writing(run["temperature"], run["top_k"], run["top_p"], greedy=run["mode"] == "greedy", length=run["max_length"])
+    greedy = known("decodes.mode", run["mode"], {"greedy": True, "sample": False})
+    how = Writing(run["temperature"], run["top_k"], run["top_p"], greedy=greedy, length=run["max_length"])
     draws = None if how.greedy else Recorded(io[f"{name}.u"])
     outputs: dict[str, Tensor] = {}
     for row, tokens in enumerate(vae.generate(io["z"], run["bos"], run["eos"], how, draws)):

@@ -13,6 +13,7 @@ from tessera.codecs.quantizers import Gumbel
 from tessera.codecs.vqgan import VQGAN
 from tessera.families.vq_diffusion.codec_checkpoint import load_codec
 from tests.conformance.cases import Case, original_file
+from tests.conformance.settings import agree, known
 
 __all__ = ["COMPONENTS", "codec_from", "picture_of", "to_bytes_range", "use_mapping"]
 
@@ -23,12 +24,13 @@ def codec_from(config: dict[str, Any]) -> VQGAN:
     """The codec of an original's configuration: `kind`, `params`, `quantize_number` (0: the whole codebook)."""
     params = config["params"]
     if config["kind"] == "ema":
-        network = params["encoder_config"]["params"]
-        quantizer = {"EMAVQ": "ema", "VQ": "nearest"}[params["quantizer_type"]]
+        network, decoder = params["encoder_config"]["params"], params["decoder_config"]["params"]
+        for name in ("ch", "ch_mult", "num_res_blocks", "attn_resolutions", "resolution", "z_channels"):
+            agree(f"{name} of encoder and decoder", [network[name], decoder[name]])
+        quantizer = known("quantizer_type", params["quantizer_type"], {"EMAVQ": "ema", "VQ": "nearest"})
     else:
-        network, quantizer = params["ddconfig"], QUANTIZERS[config["kind"]]
-    if network.get("double_z", False):
-        raise ValueError("a token codec has no variance: double_z must be false")
+        network, quantizer = params["ddconfig"], known("kind", config["kind"], QUANTIZERS)
+    known("double_z", network.get("double_z", False), {False: "a token codec has no variance"})
     return VQGAN(
         codebook=params["n_embed"],
         quantizer=quantizer,

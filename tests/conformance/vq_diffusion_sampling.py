@@ -6,6 +6,7 @@ The originals' words for a run (`sample_type` "top0.86r,time2", `prior_rule`, `p
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,11 +26,13 @@ from tessera.samplers.purity import HighQuality, Purity
 from tessera.samplers.sampler import TokenSampler
 from tessera.samplers.skipping import Skipping
 from tests.conformance.cases import Case
+from tests.conformance.settings import UnknownSetting, known
 from tests.conformance.vq_diffusion_build import network_from, schedule_from
 from tests.conformance.vq_diffusion_process import with_mask
 
 __all__ = ["COMPONENTS"]
 
+SAMPLE_TYPE = re.compile(r"(normal|top(?P<rate>[\d.]+)r|top(?P<count>\d+)p)?(,time(?P<time>[\d.]+))?")
 NULL_LABEL = 1000
 """The class of "no label" in the originals; a smaller table of classes stands for it by its mean."""
 
@@ -71,10 +74,12 @@ class Witness(RecordedDraws):
 
 def settings_from(config: dict[str, Any], n_tokens: int) -> SamplingSettings:
     """The originals' words for a run → ours."""
-    top, _, time = config.get("sample_type", "").partition(",time")
-    truncation: float | int | None = None
-    if top.startswith("top"):
-        truncation = float(top[3:-1]) if top.endswith("r") else int(top[3:-1])
+    described = config.get("sample_type", "")
+    found = SAMPLE_TYPE.fullmatch(described)
+    if found is None:
+        raise UnknownSetting(f"unknown config.sample_type {described!r} (known: top0.86r, top4p, normal, each with ,time2)")
+    rate, count, time = found.group("rate", "count", "time")
+    truncation = float(rate) if rate else int(count) if count else None
     return SamplingSettings(
         sampler=sampler_from(config, float(time) if time else 1.0, n_tokens),
         guidance=config.get("guidance_scale", 1.0),
@@ -85,7 +90,8 @@ def settings_from(config: dict[str, Any], n_tokens: int) -> SamplingSettings:
 
 def sampler_from(config: dict[str, Any], speed: float, n_tokens: int) -> TokenSampler:
     """`prior_rule` 0 (none), 1 (equal scores), 2 (purity) and the speed: skipping from 2 on, fewer tokens per pass below 1."""
-    rule, steps = config.get("prior_rule", 0), config["diffusion_config"]["params"]["diffusion_step"]
+    rule = known("config.prior_rule", config.get("prior_rule", 0), {0: 0, 1: 1, 2: 2})
+    steps = config["diffusion_config"]["params"]["diffusion_step"]
     if speed >= 2:
         return Skipping(speed)
     if speed >= 1 and rule == 0:
@@ -96,8 +102,8 @@ def sampler_from(config: dict[str, Any], speed: float, n_tokens: int) -> TokenSa
 
 def context_encoder_from(case: Case, weights: dict[str, Tensor], params: dict[str, Any]) -> ContextEncoder:
     if "cond_table" in case.io:
-        null = weights.get("transformer.empty_text_embed")
-        return StoredEmbeddings(case.io["cond_table"], None if null is None else null.double().float())
+        learned = case.config.get("learnable_cf", False) and params["learnable_cf"]
+        return StoredEmbeddings(case.io["cond_table"], weights["transformer.empty_text_embed"].double().float() if learned else None)
     if "label" in case.config:
         classes = params["transformer_config"]["params"]["class_number"]
         return Labels(NULL_LABEL, "learned") if classes > NULL_LABEL else Labels(classes, "mean")

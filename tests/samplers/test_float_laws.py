@@ -189,6 +189,24 @@ def test_from_pure_noise_the_pseudo_numerical_methods_take_one_step_of_ddim():
         assert len(state) == 1
 
 
+@pytest.mark.parametrize("name", ["prk", "pie", "plms", "plms2"])
+def test_large_steps_go_by_what_the_network_predicts(name):
+    """Out of almost pure noise in 3 steps: a network of v-diffusion is asked as its authors ask it, another would spoil the picture."""
+    asked = {}
+    for parametrisation in PARAMETRISATIONS:
+        process = GaussianProcess(Cosine(), parametrisation)
+        t, s, *_ = PROCESS.times(Spliced(), 3)
+        data, calls = gaussian(process), []
+
+        def predict(x_t, time, data=data, calls=calls):
+            calls.append(time)
+            return data.predict(x_t, time)
+
+        float_sampler(name).step(predict, process, POINTS, FloatStep(t, s), (), Draws(0, range(7)))
+        asked[parametrisation] = len(calls)
+    assert asked == {"v": CALLS.get(name, 1) + {"plms": 3, "plms2": 1}.get(name, 0), "eps": 1, "x_0": 1}
+
+
 def predictor(process, network):
     """The denoiser of a network that answers in the process's parametrisation; like any network, it was never shown an infinity."""
 

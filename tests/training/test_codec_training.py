@@ -12,6 +12,7 @@ from tessera.errors import UsageError
 from tessera.part_folder import load_part, save_part
 from tessera.registry import CODECS
 from tessera.training.adversary import Adversary, adaptive_weight
+from tessera.training.autoencoder import CodecTask
 from tessera.training.checkpointing import Checkpointer
 from tessera.training.recipe import parse_recipe
 from tessera.training.run import make_task, train
@@ -75,6 +76,21 @@ def test_the_weight_balances_the_gradients_of_the_last_layer() -> None:
     nll, g = (last * torch.tensor([3.0, 0, 4])).sum(), (last * torch.tensor([0.0, 2, 0])).sum()
     assert float(adaptive_weight(nll, g, last, 100.0)) == pytest.approx(5 / (2 + 1e-4))
     assert float(adaptive_weight(nll, g, last, 1.5)) == 1.5
+
+
+@pytest.mark.parametrize("quantizer", ["nearest", "ema", "gumbel"])
+def test_losses_of_a_codec_in_double_precision_are_in_it(quantizer: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    codec = VQ | {"quantizer": {"kind": quantizer}}
+    save_part(VQGAN(**{key: value for key, value in codec.items() if key != "kind"}), tmp_path / "codec")
+    recipe = changed(perceptual={"kind": "codec", "folder": str(tmp_path / "codec")}) | {"codec": codec, "out": "unused"}
+    task = make_task(parse_recipe(recipe, "here"), 32).double().train()
+    assert isinstance(task, CodecTask)
+    found = task.losses(torch.rand(2, 3, 32, 32).double() * 2 - 1, 5, None, lambda x: x, lambda x: x)
+    assert found.made.loss.dtype == torch.float64  # 0 of codes that start on points
+    for value in (found.total, found.nll, found.x_hat, found.report["adversarial"], found.report["discriminator"]):
+        assert value.dtype == torch.float64
+        assert (value.float() != value).any()  # not rounded on the way
 
 
 def test_the_gumbel_temperature_falls_to_its_floor(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ class Quantizer(nn.Module):
     def _record(self, indices: Int[Tensor, " m"]) -> Float[Tensor, " k"]:
         """After an update: counts of each code in this batch, which the record now includes."""
         indices = self._all(indices)
-        counts = torch.bincount(indices, minlength=self.classes).float()
+        counts = torch.bincount(indices, minlength=self.classes).to(self.histogram)
         self.histogram.lerp_(counts / len(indices), 1 - self.decay)
         self.idle.add_(1).masked_fill_(counts > 0, 0)
         self.updates.add_(1)

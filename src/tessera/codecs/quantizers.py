@@ -23,6 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tessera.codecs.quantizer import Quantized, Quantizer
+from tessera.nn.precision import widened
 from tessera.randomness import Draws
 
 __all__ = ["EMA", "Gumbel", "Nearest", "distinct_points"]
@@ -82,8 +83,8 @@ class _VectorQuantizer(Quantizer):
         return torch.cat([_affinity(part, self.codebook).argmax(-1) for part in z.split(rows)])
 
     def _replace(self, dead: Int[Tensor, " n"], z: Float[Tensor, "m d"], generator: torch.Generator) -> Int[Tensor, " r"]:
-        z = z.float()
-        living = self.codebook[self.idle < self.patience].float()
+        z = widened(z)
+        living = widened(self.codebook[self.idle < self.patience])
         error = torch.full_like(z[:, 0], math.inf)
         if len(living):
             error = (z - living[_affinity(z, living).argmax(-1)]).square().sum(-1)
@@ -140,7 +141,7 @@ class EMA(_VectorQuantizer):
         indices = self.nearest(z)
         codes = F.embedding(indices, self.codebook)  # a copy: the codes these indices chose, before they move
         if self.training:
-            self._move(z.detach().float(), indices)
+            self._move(widened(z.detach()), indices)
         return Quantized(z + (codes - z).detach(), indices, self.commitment * F.mse_loss(z, codes))
 
     @torch.no_grad()
@@ -181,7 +182,7 @@ class Gumbel(Quantizer):
 
     def logits(self, z: Float[Tensor, "*m d"]) -> Float[Tensor, "*m k"]:
         """Unnormalised log-probabilities of the codes."""
-        return self.to_logits(z).float()
+        return widened(self.to_logits(z))
 
     def tokens(self, z: Float[Tensor, "b n d"], draws: Draws | None = None) -> Int[Tensor, "b n"]:
         """Drawn from softmax(logits), or the most probable codes when `draws` is None."""
@@ -221,7 +222,7 @@ class Gumbel(Quantizer):
 
 
 def _affinity(z: Float[Tensor, "m d"], codebook: Float[Tensor, "k d"]) -> Float[Tensor, "m k"]:
-    """z·e - |e|²/2 in float32 whatever the autocast: a token must not depend on it."""
+    """z·e - |e|²/2 in float32 at least, whatever the autocast: a token must not depend on it."""
     with torch.autocast(z.device.type, enabled=False):
-        codebook = codebook.float()
-        return torch.addmm(codebook.square().sum(-1), z.float(), codebook.T, beta=-0.5)
+        codebook = widened(codebook)
+        return torch.addmm(codebook.square().sum(-1), widened(z), codebook.T, beta=-0.5)

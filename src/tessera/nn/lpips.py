@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tessera.errors import TesseraError, UsageError, suggest
+from tessera.nn.precision import widened
 
 __all__ = ["LPIPS", "FeatureDistance"]
 
@@ -137,7 +138,7 @@ class FeatureDistance(nn.Module):
 
 
 def _unit(y: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-    y = y.float()
+    y = widened(y)
     return y / (torch.linalg.vector_norm(y, dim=1, keepdim=True) + 1e-10)  # whose gradient at 0 is 0, not NaN
 
 

@@ -28,9 +28,10 @@ from tessera.samplers.sampler import FloatStep, PredictFloat, at
 
 __all__ = ["IPLMS", "PIE", "PLMS", "PLMS2", "PRK"]
 
-GAIN = 8
-"""Largest alpha_s / alpha_t of a step that uses a mean of eps. An error of eps at m or s counts sigma_t / alpha_t times in x_0: larger
-steps out of almost pure noise, which runs of few steps take, amplify it until nothing of the picture is left. They are DDIM's."""
+GAIN = {"v": 1e4, "eps": 8.0, "x_0": 8.0}
+"""Largest alpha_s / alpha_t, by what the network predicts, of a step that uses a mean of eps. An error of eps at m or s counts
+sigma_t / alpha_t times in x_0: larger steps out of almost pure noise, which runs of few steps take, amplify it until nothing of the picture
+is left. They are DDIM's. Networks that predict v take those of v-diffusion-pytorch, whose times have gains up to 150, as it takes them."""
 
 ADAMS_BASHFORTH = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
 """Weights of e_0, e_1, … by the number of them."""
@@ -59,7 +60,7 @@ class _Pseudo:
         self, predict: PredictFloat, process: GaussianProcess, x_t: Float[Tensor, "b ..."], step: FloatStep, state: Past, draws: Draws
     ) -> tuple[Float[Tensor, "b ..."], Past]:
         here = predict(x_t, at(step.t, x_t))
-        too_far = process.level(step.s).alpha > GAIN * process.level(step.t).alpha
+        too_far = process.level(step.s).alpha > GAIN[process.parametrisation] * process.level(step.t).alpha
         if too_far or (self.asks_at_end(state) and not process.says_noise(step.s)):
             eps, kept = here.eps, here.eps
         else:

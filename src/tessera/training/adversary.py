@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from tessera.nn.discriminator import PatchDiscriminator
+from tessera.nn.precision import widened
 
 __all__ = ["Adversary", "Change", "Contest", "adaptive_weight"]
 
@@ -71,11 +72,11 @@ class Adversary(nn.Module):
     def codec_loss(self, made: Float[Tensor, "b 3 h w"]) -> Float[Tensor, ""]:
         """g, with gradients for the pictures but not for the discriminator."""
         frozen = {name: value.detach() for name, value in self.discriminator.named_parameters()}
-        return -functional_call(self.discriminator, frozen, (made,)).float().mean()
+        return -widened(functional_call(self.discriminator, frozen, (made,))).mean()
 
     def own_loss(self, real: Float[Tensor, "b 3 h w"], made: Float[Tensor, "b 3 h w"]) -> Float[Tensor, ""]:
         """d, with gradients for the discriminator."""
-        of_real, of_made = self.discriminator(real).float(), self.discriminator(made).float()
+        of_real, of_made = widened(self.discriminator(real)), widened(self.discriminator(made))
         return (F.relu(1 - of_real).mean() + F.relu(1 + of_made).mean()) / 2
 
 

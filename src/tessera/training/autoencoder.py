@@ -21,6 +21,7 @@ from tessera.codecs.codec import Codec, Reconstruction, TokenCodec
 from tessera.codecs.quantizer import Quantizer, perplexity
 from tessera.codecs.quantizers import Gumbel
 from tessera.errors import UsageError
+from tessera.nn.precision import widened
 from tessera.part_folder import load_part, save_part
 from tessera.randomness import Draws, derive_seed
 from tessera.registry import CODECS, build
@@ -109,12 +110,12 @@ class CodecTask(Task):
         if self.training and self._gumbel is not None and settings.temperature is not None:
             self._gumbel.temperature = settings.temperature.at(done)
         made = self.codec.reconstruct(image, draws)
-        mse = F.mse_loss(made.image.detach().float().clamp(-1, 1), image)
-        x, x_hat = ((picture + 1) / 2 if settings.unit_range else picture for picture in (image, made.image.float()))
+        mse = F.mse_loss(widened(made.image.detach()).clamp(-1, 1), image)
+        x, x_hat = ((picture + 1) / 2 if settings.unit_range else picture for picture in (image, widened(made.image)))
         of_pixels = F.l1_loss(x_hat, x) if settings.pixels == "l1" else F.mse_loss(x_hat, x)
         nll, report = of_pixels, {settings.pixels: of_pixels.detach(), "mse": mse, "psnr": 10 * (4 / mse).log10()}
         if self.perceptual is not None:
-            distance = self.perceptual(x, x_hat).float().mean()
+            distance = widened(self.perceptual(x, x_hat)).mean()
             nll = nll + settings.perceptual_weight * distance
             report["perceptual"] = distance.detach()
         total = nll + made.loss

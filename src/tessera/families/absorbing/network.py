@@ -26,6 +26,7 @@ from tessera.nn.linear import Linear, alone
 from tessera.nn.mlp import LinearMLP
 from tessera.nn.neighbours import Neighbours
 from tessera.nn.norms import LayerNorm
+from tessera.nn.precision import widened
 from tessera.nn.residual import add
 from tessera.schema import Positive
 
@@ -153,7 +154,7 @@ class Transformer(nn.Module):
         return tokens + self.position[first:end]
 
     def _logits(self, h: Float[Tensor, "b n d"], past: Sequence[Past | None] | None = None) -> Float[Tensor, "b n k"]:
-        h = h.to(torch.promote_types(h.dtype, torch.float32))  # of a bfloat16 network too: its sums would lose as much as all its products
+        h = widened(h)  # of a bfloat16 network too: its sums would lose as much as all its products
         for mix, block, before in zip(self.mixing, self.blocks, [None] * len(self.blocks) if past is None else past, strict=True):
             h = block(mix(h), before)
         normed = self.norm_out(h)

@@ -28,6 +28,7 @@ from tessera.nn.linear import Linear
 from tessera.nn.mlp import ACTIVATIONS, ConvMLP, LinearMLP
 from tessera.nn.neighbours import Neighbours
 from tessera.nn.norms import AdaptiveInstanceNorm, AdaptiveLayerNorm, LayerNorm, Modulation
+from tessera.nn.precision import widened
 from tessera.nn.residual import add
 from tessera.schema import Positive
 
@@ -244,7 +245,7 @@ class TokenTransformer(nn.Module):
                 return self._in_parts(x_t, t_index, prepared, images, one_time)
             t_index = t_index[:1]
         h = self.embedding(x_t)
-        h = h.to(torch.promote_types(h.dtype, torch.float32))  # of a bfloat16 network too: its sums would lose as much as all its products
+        h = widened(h)  # of a bfloat16 network too: its sums would lose as much as all its products
         for mix, block, of_context in zip(self.mixing, self.blocks, prepared.blocks, strict=True):
             h = block(mix(h), t_index, of_context, prepared.mask)
         h = self.norm_out(h)
