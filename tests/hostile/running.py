@@ -1,0 +1,167 @@
+"""Runs commands on hostile inputs, each in a process of its own that is watched: `python -m tests.hostile.running JOBS REPORTS`.
+
+Torch is imported once; every job is a fork with 4 GB of address space and 20 s of processor time. An audit hook notes what the job
+opens, changes, starts or asks the network for. JOBS is a JSON list of {"name", "arguments", "room"}: the command line (or "load" or
+"shelf" with a path) and the folder that it may write to. REPORTS gets a JSON line for each.
+"""
+
+import contextlib
+import importlib
+import json
+import os
+import resource
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+MEMORY = 4 * 2**30
+SECONDS = 20
+IDLE = 5
+"""Seconds that a job may sleep without computing anything until it counts as one that waits for ever."""
+
+READY = [
+    "tessera.apps.cli", "tessera.apps.file_info", "tessera.apps.drawing", "tessera.loading", "tessera.checkpoints.diffusers",
+    "tessera.checkpoints.transfer", "tessera.training.run", "tessera.training.flow_making", "tessera.training.flow_task", "accelerate",
+    "tessera.training.autoencoder", "tessera.serve.shelf", "transformers.models.clip.modeling_clip", "tessera.contexts.clip_joint",
+    "tessera.contexts.clip_tokens", "tessera.contexts.labels", "tessera.codecs.vqgan", "tessera.codecs.kl", "tessera.codecs.text_vae",
+    "tessera.families.versatile.network", "tessera.families.v_diffusion.network", "tessera.families.v_diffusion.transformer",
+    "tessera.families.absorbing.network", "tessera.samplers.purity", "tessera.samplers.pseudo_numerical", "tessera.data.folder",
+    "tessera.data.shards", "tessera.data.coco", "tessera.data.lsun", "tessera.data.imagenet", "tessera.data.scenes", "filelock",
+    "tessera.evaluation.scenes_reader", "tessera.samplers.ancestral", "pydantic", "yaml", "PIL.PngImagePlugin", "PIL.JpegImagePlugin",
+]  # fmt: skip
+STARTS = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "pickle.find_class", "ctypes.dlopen", "webbrowser.open"}
+NETWORK = {"socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.bind", "socket.sendto", "urllib.Request"}
+CHANGES = {"os.mkdir", "os.remove", "os.rmdir", "os.rename", "os.link", "os.symlink", "os.truncate", "os.chmod", "os.chown", "shutil.rmtree"}
+SECRETS = ("/etc/passwd", "/etc/shadow", "/etc/hosts")
+
+
+class Watch:
+    """The audit hook. What it notes goes to a file at once, because the job may be killed."""
+
+    def __init__(self, room: Path, outside: Path, notes: int) -> None:
+        self.room, self.outside, self.notes = os.path.realpath(room), os.path.realpath(outside), notes
+
+    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open":
+            path, mode, flags = arguments
+            if isinstance(path, str | bytes | os.PathLike):
+                self.opened(os.path.realpath(os.fsdecode(path)), bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)))
+        elif event in STARTS or event in NETWORK:
+            self.note(f"{event} {arguments!r:.100}")
+        elif event in CHANGES:
+            for path in arguments[:2]:
+                if isinstance(path, str | bytes | os.PathLike) and not self.inside(os.path.realpath(os.fsdecode(path))):
+                    self.note(f"{event} {path!r:.100}")
+
+    def opened(self, path: str, writes: bool) -> None:
+        secret = path in SECRETS or path.endswith("/environ") or path.startswith(self.outside + os.sep)
+        if secret or (writes and not self.inside(path)):
+            self.note(f"{'writes' if writes else 'reads'} {path:.200}")
+
+    def inside(self, path: str) -> bool:
+        return path.startswith((self.room + os.sep, "/dev/", "/proc/self/")) or path == self.room
+
+    def note(self, what: str) -> None:
+        os.write(self.notes, f"{what}\n".encode("utf-8", "replace"))
+
+
+def perform(arguments: list[str]) -> int:
+    """The exit code of a command line, or of the two calls of Python that have none."""
+    from tessera.apps import cli
+    from tessera.apps.console import show
+    from tessera.errors import TesseraError
+
+    if arguments[0] not in ("load", "shelf"):
+        return cli._run(arguments, debug=False)
+    try:
+        if arguments[0] == "load":
+            from tessera.loading import load
+
+            load(arguments[1], "cpu")
+        else:
+            from tessera.serve.shelf import Shelf
+
+            show("\n".join(Shelf(Path(arguments[1])).offers))
+    except TesseraError as error:
+        return cli._explain(error)
+    return 0
+
+
+def child(job: dict[str, Any], outside: Path) -> None:
+    """The job. Never returns."""
+    code = 99
+    try:
+        room = Path(job["room"])
+        room.mkdir(parents=True, exist_ok=True)
+        os.chdir(room)
+        os.setsid()
+        for number, name in ((1, ".out"), (2, ".err"), (9, ".notes")):
+            os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        sys.stdout, sys.stderr = (open(number, "w", encoding="utf-8", errors="strict", closefd=False) for number in (1, 2))  # noqa: PTH123, SIM115
+        os.environ.update(HOME=str(room), HF_HOME=str(room / "hub"), XDG_CACHE_HOME=str(room / "cache"), TMPDIR=str(room), SECRET="environment-secret")
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        sys.addaudithook(Watch(room, outside, 9))
+        code = perform(job["arguments"])
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    with contextlib.suppress(BaseException):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
+
+
+def run(job: dict[str, Any], outside: Path) -> dict[str, Any]:
+    """What a job did: its exit code (text where a signal or the clock ended it), its output, and what the watch noted."""
+    sys.stdout.flush()
+    identity = os.fork()
+    if identity == 0:
+        child(job, outside)
+    code: int | str | None = None
+    pause, before, since = 0.001, "", time.monotonic()
+    while code is None:
+        found, status, used = os.wait4(identity, os.WNOHANG)
+        if found:
+            code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else signal.Signals(os.WTERMSIG(status)).name
+            continue
+        now = Path(f"/proc/{identity}/stat").read_text().rpartition(")")[2].split()
+        if now[0] == "R" or now[11] + now[12] != before:  # state; ticks in user and system mode
+            before, since = now[11] + now[12], time.monotonic()
+        elif time.monotonic() > since + IDLE:
+            os.killpg(identity, signal.SIGKILL)
+            _, _, used = os.wait4(identity, 0)
+            code = "it waits for ever"
+        time.sleep(pause)
+        pause = min(2 * pause, 0.02)
+    room = Path(job["room"])
+    said = {name: (room / f".{name}").read_bytes().decode("utf-8", "replace")[:20000] for name in ("out", "err", "notes")}
+    return {**job, "code": code, **said, "seconds": used.ru_utime + used.ru_stime, "kilobytes": used.ru_maxrss}
+
+
+def main(jobs: Path, reports: Path) -> None:
+    sys.path.insert(0, os.getcwd())
+    for name in READY:
+        importlib.import_module(name)
+    import torch
+
+    torch.set_num_threads(1)
+    from tessera.model_folder import bundled
+    from tessera.schema import check_arguments  # noqa: F401  pydantic's parts are imported with it
+
+    assert bundled()
+    given = json.loads(jobs.read_text())
+    with reports.open("w") as file:
+        for job in given["jobs"]:
+            file.write(json.dumps(run(job, Path(given["outside"]))) + "\n")
+            file.flush()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
