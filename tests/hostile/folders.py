@@ -15,7 +15,7 @@ from tests.tiny import tiny_model
 from tests.tiny_floats import tiny_float_model
 from tests.tiny_versatile import tiny_versatile
 
-__all__ = ["HARMLESS", "SECRET", "write_folders"]
+__all__ = ["HARMLESS", "SECRET", "UNUSED", "write_folders"]
 
 SECRET = "the-secret-of-somebody-else"
 FLOW = "flows.text_to_image"
@@ -77,7 +77,6 @@ VALUES: dict[str, tuple[str, Any]] = {
     "defaults of a sampler by path": ("defaults.sampler", "../../x"),
     "defaults of text": ("defaults.guidance", "1.5"),
     "defaults with an unknown setting": ("defaults.__class__", "x"),
-    "parts that contain themselves": ("parts", {"a": {"part": "a"}}),
     "deep lists in a part": (f"{FLOW}.codec.decay", json.loads("[" * 400 + "]" * 400)),
 }
 OTHERS: dict[str, tuple[str, str, Any]] = {  # of the other two small models
@@ -133,8 +132,13 @@ TEXTS: dict[str, bytes] = {
     "description with a number of 10^5 digits": b'{"format": ' + b"1" * 10**5 + b"}",
     "description with NUL bytes": b"\0" * 1000,
 }
-HARMLESS = {"a name with escapes", "a card with escapes", "a flow with escapes", "size that no factor divides"}
-"""What may be drawn with: only what is shown of it must not reach a terminal as it is."""
+HARMLESS = {
+    "a name with escapes", "a card with escapes", "a flow with escapes", "size that no factor divides", "network grid of 10^6",
+    "pixel network of size 10^9", "the merges are a pipe", "the merges are a link to a secret",
+}  # fmt: skip
+"""What may be used all the same: words that only must not reach a terminal as they are, numbers that nothing is made by."""
+UNUSED = {"four flows with data of 10^12", "text codec of 10^12 pieces", "text codec with 10^6 memories"}
+"""What is wrong with them belongs to flows that are not read for pictures of words."""
 ESCAPES = "\x1b[31mred\x1b]0;title\x07\u202etxt\x9b2J\r"
 
 
@@ -171,6 +175,8 @@ def write_folders(folder: Path, outside: Path) -> list[Path]:
     for name, key in {"a name with escapes": "name", "a card with escapes": "card.about"}.items():
         place, description = new(name)
         write(place, with_value(description, key, ESCAPES))
+    place, description = new("parts that contain themselves")
+    write(place, with_value({**description, "parts": {"a": {"part": "a"}}}, f"{FLOW}.codec", {"part": "a"}))
     place, description = new("a flow with escapes")
     description["flows"][ESCAPES] = description["flows"]["text_to_image"]
     write(place, description)

@@ -70,7 +70,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "blend lacks its pictures": {"blend": {**BLEND, "pictures": []}},
     "blend is of numbers": {"blend": {**BLEND, "pictures": [5]}},
     "blend mixes text": {"blend": {**BLEND, "mix": ["1"]}},
-    "blend of 10^5 pictures": {"blend": {**BLEND, "pictures": [SEEN] * 10**5, "mix": [1.0] * 10**5}},
+    "blend of 10^4 pictures": {"blend": {**BLEND, "pictures": [SEEN] * 10**4, "mix": [1.0] * 10**4}},
 }
 TEXTS: dict[str, str] = {
     "record is deep": "[" * 10**5,

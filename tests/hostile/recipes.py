@@ -31,7 +31,7 @@ VALUES: dict[str, dict[str, Any]] = {
     "batches of 10^12": {"batch_size": 10**12},
     "batches of 0": {"batch_size": 0},
     "steps of 10^30": {"steps": 10**30},
-    "steps are text": {"steps": "1"},
+    "steps are text": {"steps": "one"},
     "steps are NaN": {"steps": float("nan")},
     "a task by path": {"task": "../../x"},
     "an unknown key": {"__class__": 1},
@@ -55,7 +55,7 @@ VALUES: dict[str, dict[str, Any]] = {
     "checkpoints every 0 steps": {"checkpoint": {"every": 0}},
     "tracker of another kind": {"tracker": "os.system"},
     "out is a device": {"out": "/dev/null"},
-    "out is below a file": {"out": "/proc/version/run"},
+    "out is below a file": {"out": ".out/run"},
     "out is NUL": {"out": "a\0b"},
     "panel is a number": {"panel": 5},
     "network of depth 10^9": FLOW | {"steps": 1, "model": {**FLOW["model"], "network": {"kind": "vq-diffusion", "width": 24, "depth": 10**9, "heads": 2}}},
@@ -266,7 +266,8 @@ def write_runs(folder: Path, whole: Path) -> list[tuple[Path, Path]]:
         run = new(f"{name} that is a file")
         shutil.rmtree(run / name)
         (run / name).write_text("x")
-    run = new("metrics that are a pipe")
-    (run / "metrics.jsonl").unlink()
-    os.mkfifo(run / "metrics.jsonl")
+    for name in ("metrics.jsonl", "skipped-0.txt", "checkpoints/latest.json", "checkpoints/step-00000002.pt"):
+        path = new(f"{Path(name).name} that is a pipe") / name
+        path.unlink(missing_ok=True)
+        os.mkfifo(path)
     return made

@@ -6,6 +6,7 @@ opens, changes, starts or asks the network for. JOBS is a JSON list of {"name", 
 """
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -49,7 +50,7 @@ class Watch:
             path, mode, flags = arguments
             if isinstance(path, str | bytes | os.PathLike):
                 self.opened(os.path.realpath(os.fsdecode(path)), bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)))
-        elif event in STARTS or event in NETWORK:
+        elif (event in STARTS and arguments != (None,)) or event in NETWORK:  # ctypes.dlopen(None) is the program itself
             self.note(f"{event} {arguments!r:.100}")
         elif event in CHANGES:
             for path in arguments[:2]:
@@ -157,6 +158,8 @@ def main(jobs: Path, reports: Path) -> None:
 
     assert bundled()
     given = json.loads(jobs.read_text())
+    gc.collect()
+    gc.freeze()  # so that a fork's collector does not copy what it shares with this process
     with reports.open("w") as file:
         for job in given["jobs"]:
             file.write(json.dumps(run(job, Path(given["outside"]))) + "\n")

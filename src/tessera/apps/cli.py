@@ -21,11 +21,13 @@ from tessera.apps.serve import serve
 from tessera.apps.train import train
 from tessera.apps.vary import blend, edit, vary
 from tessera.apps.verify import verify
-from tessera.errors import TesseraError
+from tessera.errors import TesseraError, shortened
 
 __all__ = ["app", "main"]
 
 INTERRUPTED = 130
+LONGEST = 2000
+"""Letters of a sentence: names and paths in it can be of any length."""
 # Everything the parser can find wrong; typer gives no public name to the class above its own errors.
 ParseError: Any = typer.BadParameter.__mro__[2]
 
@@ -85,7 +87,7 @@ def _run(arguments: list[str], debug: bool) -> int:
 def _explain(error: Exception) -> int:
     """One sentence for whatever went wrong, and the exit code."""
     if isinstance(error, TesseraError):
-        say(f"tessera: {error}")
+        say(f"tessera: {shortened(str(error), LONGEST)}")
         return error.exit_code
     if isinstance(error, ParseError):
         message = error.format_message()
