@@ -81,7 +81,7 @@ VALUES: dict[str, tuple[str, Any]] = {
 }
 OTHERS: dict[str, tuple[str, str, Any]] = {  # of the other two small models
     "pixel network of 10^9 blocks": ("tiny-v", f"{FLOW}.network.blocks", 10**9),
-    "pixel network of 10^6 levels": ("tiny-v", f"{FLOW}.network.widths", [8] * 10**6),
+    "pixel network of 10^4 levels": ("tiny-v", f"{FLOW}.network.widths", [8] * 10**4),
     "pixel network of size 10^9": ("tiny-v", f"{FLOW}.network.size", 10**9),
     "pixel network of head width 0": ("tiny-v", f"{FLOW}.network.head_width", 0),
     "pixel network without widths": ("tiny-v", f"{FLOW}.network.widths", []),

@@ -1,8 +1,9 @@
-"""Runs commands on hostile inputs, each in a process of its own that is watched: `python -m tests.hostile.running JOBS REPORTS`.
+"""Runs commands on hostile inputs, in processes of their own that are watched: `python -m tests.hostile.running JOBS REPORTS`.
 
-Torch is imported once; every job is a fork with 4 GB of address space and 20 s of processor time. An audit hook notes what the job
-opens, changes, starts or asks the network for. JOBS is a JSON list of {"name", "arguments", "room"}: the command line (or "load" or
-"shelf" with a path) and the folder that it may write to. REPORTS gets a JSON line for each.
+Torch is imported once; every job is a fork with 4 GB of address space and 20 s of processor time for each of its commands. An audit hook
+notes what they open, change, start or ask the network for. JOBS is JSON: {"outside": a folder that is nobody's business, "jobs": a list of
+{"commands", "room"}}: command lines (or "load" or "shelf" with a path), and the folder that they may write to. REPORTS gets a JSON line for
+each command.
 """
 
 import contextlib
@@ -15,9 +16,11 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+NOTES, CODES = 9, 10  # file descriptors
 MEMORY = 4 * 2**30
 SECONDS = 20
 IDLE = 5
@@ -92,58 +95,73 @@ def perform(arguments: list[str]) -> int:
 
 
 def child(job: dict[str, Any], outside: Path) -> None:
-    """The job. Never returns."""
-    code = 99
-    try:
-        room = Path(job["room"])
-        room.mkdir(parents=True, exist_ok=True)
-        os.chdir(room)
-        os.setsid()
-        for number, name in ((1, ".out"), (2, ".err"), (9, ".notes")):
-            os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        sys.stdout, sys.stderr = (open(number, "w", encoding="utf-8", errors="strict", closefd=False) for number in (1, 2))  # noqa: PTH123, SIM115
-        os.environ.update(HOME=str(room), HF_HOME=str(room / "hub"), XDG_CACHE_HOME=str(room / "cache"), TMPDIR=str(room), SECRET="environment-secret")
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        sys.addaudithook(Watch(room, outside, 9))
-        code = perform(job["arguments"])
-    except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else 1
-    except BaseException:
-        traceback.print_exc()
-    with contextlib.suppress(BaseException):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(code)
+    """The job's commands, one after the other. Never returns."""
+    room = Path(job["room"])
+    os.chdir(room)
+    os.setsid()
+    for number, name in ((1, ".out"), (2, ".err"), (NOTES, ".notes"), (CODES, ".codes")):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600), number)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    sys.stdout, sys.stderr = (open(number, "w", encoding="utf-8", errors="strict", closefd=False) for number in (1, 2))  # noqa: PTH123, SIM115
+    os.environ.update(HOME=str(room), HF_HOME=str(room / "hub"), XDG_CACHE_HOME=str(room / "cache"), TMPDIR=str(room), SECRET="environment-secret")
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    sys.addaudithook(Watch(room, outside, NOTES))
+    for arguments in job["commands"]:
+        spent = time.process_time()
+        resource.setrlimit(resource.RLIMIT_CPU, (int(spent) + SECONDS, resource.RLIM_INFINITY))
+        try:
+            code = perform(arguments)
+        except SystemExit as error:
+            code = error.code if isinstance(error.code, int) else 1
+        except BaseException:
+            traceback.print_exc()
+            code = 99
+        with contextlib.suppress(BaseException):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        ends = [os.fstat(number).st_size for number in (1, 2, NOTES)]
+        os.write(CODES, f"{json.dumps([code, time.process_time() - spent, *ends])}\n".encode())
+    os._exit(0)
 
 
-def run(job: dict[str, Any], outside: Path) -> dict[str, Any]:
-    """What a job did: its exit code (text where a signal or the clock ended it), its output, and what the watch noted."""
+def run(job: dict[str, Any], outside: Path) -> Iterator[dict[str, Any]]:
+    """What each command of a job did: its exit code (text where a signal or the clock ended it), its output, and what the watch noted."""
+    room = Path(job["room"])
+    room.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     identity = os.fork()
     if identity == 0:
-        child(job, outside)
-    code: int | str | None = None
+        try:
+            child(job, outside)
+        finally:
+            os._exit(98)
+    ended: str | None = None
     pause, before, since = 0.001, "", time.monotonic()
-    while code is None:
-        found, status, used = os.wait4(identity, os.WNOHANG)
+    while ended is None:
+        found, status = os.waitpid(identity, os.WNOHANG)
         if found:
-            code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else signal.Signals(os.WTERMSIG(status)).name
+            ended = f"exit code {os.WEXITSTATUS(status)}" if os.WIFEXITED(status) else signal.Signals(os.WTERMSIG(status)).name
             continue
         now = Path(f"/proc/{identity}/stat").read_text().rpartition(")")[2].split()
         if now[0] == "R" or now[11] + now[12] != before:  # state; ticks in user and system mode
             before, since = now[11] + now[12], time.monotonic()
         elif time.monotonic() > since + IDLE:
             os.killpg(identity, signal.SIGKILL)
-            _, _, used = os.wait4(identity, 0)
-            code = "it waits for ever"
+            os.waitpid(identity, 0)
+            ended = "it waits for ever"
         time.sleep(pause)
         pause = min(2 * pause, 0.02)
-    room = Path(job["room"])
-    said = {name: (room / f".{name}").read_bytes().decode("utf-8", "replace")[:20000] for name in ("out", "err", "notes")}
-    return {**job, "code": code, **said, "seconds": used.ru_utime + used.ru_stime, "kilobytes": used.ru_maxrss}
+    said = [(room / name).read_bytes() for name in (".out", ".err", ".notes")]
+    starts = [0, 0, 0]
+    codes = [json.loads(line) for line in (room / ".codes").read_text().splitlines()]
+    for number, arguments in enumerate(job["commands"]):
+        code, seconds, *ends = codes[number] if number < len(codes) else [ended, 0.0, *map(len, said)]
+        out, err, notes = (text[a:b].decode("utf-8", "replace")[:20000] for text, a, b in zip(said, starts, ends, strict=True))
+        starts = ends
+        yield {"arguments": arguments, "code": code, "seconds": seconds, "out": out, "err": err, "notes": notes}
+        if number >= len(codes):
+            break
 
 
 def main(jobs: Path, reports: Path) -> None:
@@ -162,8 +180,9 @@ def main(jobs: Path, reports: Path) -> None:
     gc.freeze()  # so that a fork's collector does not copy what it shares with this process
     with reports.open("w") as file:
         for job in given["jobs"]:
-            file.write(json.dumps(run(job, Path(given["outside"]))) + "\n")
-            file.flush()
+            for report in run(job, Path(given["outside"])):
+                file.write(json.dumps(report) + "\n")
+                file.flush()
 
 
 if __name__ == "__main__":
