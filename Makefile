@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install generate serve test lint bench clean
+.PHONY: help install generate serve test fuzz lint bench clean
 
 help:  ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 12
@@ -32,6 +32,9 @@ serve: $(INSTALLED)  ## the web page, at http://127.0.0.1:7860/
 
 test: $(INSTALLED)  ## the whole suite
 	$(BIN)/python -m pytest -n $(WORKERS)
+
+fuzz: $(INSTALLED)  ## hostile files through every command, then 10,000 random command lines, recipes, prompts and requests; an hour
+	$(BIN)/python -m tests.hostile
 
 lint: $(INSTALLED)  ## style, format and types
 	$(BIN)/ruff check .

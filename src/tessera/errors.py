@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["TesseraError", "UsageError", "nearest_sizes", "suggest"]
+__all__ = ["TesseraError", "UsageError", "nearest_sizes", "shortened", "suggest"]
 
 
 class TesseraError(Exception):
@@ -18,9 +18,15 @@ class UsageError(TesseraError, ValueError):
     exit_code = 2
 
 
+def shortened(text: str, most: int = 60) -> str:
+    """The text as a sentence can hold it, however long it is."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
 def suggest(kind: str, name: str, known: Iterable[str]) -> str:
     """The sentence for an unknown name: `unknown sampler 'purty': did you mean 'purity'? Known: …`."""
     known = sorted(known)
+    name = shortened(name)
     near = difflib.get_close_matches(name, known, n=1)
     hint = f" did you mean {near[0]!r}?" if near else ""
     return f"unknown {kind} {name!r}:{hint} known: {', '.join(known)}"

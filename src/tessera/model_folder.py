@@ -84,7 +84,7 @@ def read_description(folder: Path, file: str = DESCRIPTION) -> dict[str, Any]:
             if not isinstance(entry, dict):
                 raise TesseraError(f"{path} does not describe {key} {name!r} by keys and values: copy the model folder again")
     size = description["size"]
-    if len(size) != 2 or not all(isinstance(side, int) and 0 < side <= LARGEST_SIDE for side in size):
+    if len(size) != 2 or not all(type(side) is int and 0 < side <= LARGEST_SIDE for side in size):
         raise TesseraError(f"{path} has size {description['size']}, not [height, width] in pixels: copy the model folder again")
     return description
 

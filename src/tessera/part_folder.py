@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from tessera.atomic import write_folder
@@ -17,7 +15,7 @@ from tessera.finite import check_weights
 from tessera.json_files import read_json
 from tessera.part_description import CARD, CONFIG, WEIGHTS
 from tessera.registry import build_described
-from tessera.tensor_files import TensorSource, write_tensors
+from tessera.tensor_files import StoredTensors, TensorSource, write_tensors
 
 __all__ = ["load_part", "save_part"]
 
@@ -42,9 +40,9 @@ def load_part(kind: str, table: Mapping[str, str], folder: str | Path) -> nn.Mod
         raise UsageError(f"{folder} is not a trained {kind}: expected a folder with {CONFIG}, as training and `tessera convert` write it")
     try:
         config = read_json(folder / CONFIG)
-        weights = load_file(folder / WEIGHTS)
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError) as error:
         raise TesseraError(f"the {kind} in {folder} cannot be read: {error}") from error
+    weights = dict(StoredTensors(folder, WEIGHTS))
     check_weights(folder, weights.items())
     part: Any = build_described(kind, table, config)
     try:

@@ -1,7 +1,7 @@
 """Descriptions of parts, checked against the signatures of their constructors before anything is made.
 
 A description comes from a recipe or from a model folder that anybody may have written: names, types and ranges are looked at first, so that
-a wrong one is a sentence and not whatever happens later. The schema of a part is its constructor: the types that it names, and `Positive`.
+a wrong one is a sentence and not whatever happens later. The schema of a part is its constructor: the types that it names, and `Positive` or `Depth`.
 """
 
 import inspect
@@ -10,15 +10,17 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Annotated, Any, get_type_hints
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 
-from tessera.errors import UsageError, suggest
+from tessera.errors import UsageError, shortened, suggest
 
-__all__ = ["NotNegative", "Positive", "check_arguments", "shown"]
+__all__ = ["Depth", "NotNegative", "Positive", "check_arguments", "shown"]
 
 Positive = Annotated[int, Gt(0)]
 """Sizes and counts that are at least 1."""
 NotNegative = Annotated[int, Ge(0)]
+Depth = Annotated[int, Ge(0), Le(1000)]
+"""How many layers or blocks follow each other. Bounded, because plans of a network list them before anything of it is made."""
 LARGEST = 2**63 - 1
 JSON = (str, int, float, bool, list, tuple, dict, type(None))
 
@@ -115,4 +117,4 @@ def shown(value: Any) -> str:
         text = repr(value)
     except ValueError:  # an integer of thousands of digits
         text = "a number of thousands of digits"
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return shortened(text)

@@ -105,6 +105,8 @@ def _weight_map(folder: Path, file: str) -> dict[str, Path] | None:
 
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    if path.exists() and not path.is_file():  # opening a pipe may never end
+        raise TesseraError(f"{path} is no regular file: copy the folder again")
     try:
         with safe_open(path, framework="numpy") as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no mapping)

@@ -3,15 +3,20 @@
 `str.splitlines` ends lines at U+2028, U+0085, \\f and more too, which stand in captions, in JSON and in CSV.
 """
 
+import gzip
+import io
 import re
+import zlib
 from pathlib import Path
 
 from tessera.errors import TesseraError, UsageError
 
-__all__ = ["decode_text", "lines_of", "read_regular", "read_text"]
+__all__ = ["decode_text", "gunzip", "lines_of", "read_regular", "read_text"]
 
 LINE_END = re.compile(r"\r\n|\n|\r")
 MARK = "\ufeff"
+UNPACKED = 2**26
+"""Bytes that a compressed text may have: the largest that is read, CLIP's merges, has 3 MB."""
 
 
 def read_regular(path: Path) -> bytes:
@@ -28,6 +33,21 @@ def read_regular(path: Path) -> bytes:
         raise UsageError(f"there is no file {path}: check the path") from None
     except OSError as error:
         raise TesseraError(f"{path} cannot be read ({error.strerror or error})") from None
+
+
+def gunzip(content: bytes, name: str, largest: int = UNPACKED) -> bytes:
+    """What is compressed in a gzip file called `name`, no more of it than `largest` bytes in memory.
+
+    Raises TesseraError when it is damaged, or holds more.
+    """
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
+            found = file.read(largest + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise TesseraError(f"{name} is no gzip file, or a damaged one ({error}): get it again") from None
+    if len(found) > largest:
+        raise TesseraError(f"{name} holds more than {largest} bytes once it is unpacked: it is no text that is read here")
+    return found
 
 
 def decode_text(content: bytes, name: str) -> str:

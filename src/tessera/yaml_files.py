@@ -33,10 +33,12 @@ def parse_yaml(text: str) -> Any:
     """The value of a YAML text, with the rules of `_Loader`.
 
     Raises:
-        ValueError: it is not YAML, names a key twice, is nested too deeply, or its aliases stand for too many values.
+        ValueError: it is not YAML, names a key twice, is nested too deeply, its aliases stand for too many values, or a text
+            holds NUL.
     """
-    loader = _Loader(text)
+    loader = None
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
             return None
@@ -48,7 +50,8 @@ def parse_yaml(text: str) -> Any:
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
 
 
 def _values(node: yaml.Node, known: dict[int, int], depth: int) -> int:
@@ -57,6 +60,8 @@ def _values(node: yaml.Node, known: dict[int, int], depth: int) -> int:
         raise ValueError("it is nested too deeply, or contains itself")
     if id(node) not in known:
         children: list[yaml.Node] = []
+        if isinstance(node, yaml.ScalarNode) and "\0" in node.value:
+            raise ValueError("it holds the character NUL, which no text or path has")
         if isinstance(node, yaml.SequenceNode):
             children = node.value
         elif isinstance(node, yaml.MappingNode):

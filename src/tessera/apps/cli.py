@@ -21,11 +21,13 @@ from tessera.apps.serve import serve
 from tessera.apps.train import train
 from tessera.apps.vary import blend, edit, vary
 from tessera.apps.verify import verify
-from tessera.errors import TesseraError
+from tessera.errors import TesseraError, shortened
 
 __all__ = ["app", "main"]
 
 INTERRUPTED = 130
+LONGEST = 2000
+"""Letters of a sentence: names and paths in it can be of any length."""
 # Everything the parser can find wrong; typer gives no public name to the class above its own errors.
 ParseError: Any = typer.BadParameter.__mro__[2]
 
@@ -84,26 +86,26 @@ def _run(arguments: list[str], debug: bool) -> int:
 
 def _explain(error: Exception) -> int:
     """One sentence for whatever went wrong, and the exit code."""
+    sentence, code = _sentence(error)
+    if sentence:
+        say(f"tessera: {shortened(sentence, LONGEST)}")
+    return code
+
+
+def _sentence(error: Exception) -> tuple[str, int]:
     if isinstance(error, TesseraError):
-        say(f"tessera: {error}")
-        return error.exit_code
+        return str(error), error.exit_code
     if isinstance(error, ParseError):
-        message = error.format_message()
-        if message:  # none when no command was given: the help has been shown
-            say(f"tessera: {message}")
-        return 2
+        return error.format_message(), 2  # empty when no command was given: the help has been shown
     if isinstance(error, BrokenPipeError):  # the reader of our output has left
         sys.stdout = None
-        return 1
+        return "", 1
     if _is_of_memory(error):
-        say("tessera: out of memory: ask for less at once, such as a smaller batch size, size or number")
-        return 1
+        return "out of memory: ask for less at once, such as a smaller batch size, size or number", 1
     if isinstance(error, OSError) and error.strerror:
         where = f": {error.filename}" if error.filename else ""
-        say(f"tessera: the system refuses ({error.strerror}){where}")
-        return 1
-    say(f"tessera: internal error ({type(error).__name__}: {error}); please report it with what --debug shows")
-    return 1
+        return f"the system refuses ({error.strerror}){where}", 1
+    return f"internal error ({type(error).__name__}: {error}); please report it with what --debug shows", 1
 
 
 def _is_of_memory(error: Exception) -> bool:

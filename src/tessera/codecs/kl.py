@@ -19,7 +19,7 @@ from tessera.codecs.convolutional import Decoder, Encoder, Layers
 from tessera.codecs.linear_path import LinearPath
 from tessera.errors import UsageError
 from tessera.randomness import Draws
-from tessera.schema import Positive
+from tessera.schema import Depth, Positive
 
 __all__ = ["KLAutoencoder"]
 
@@ -52,7 +52,7 @@ class KLAutoencoder(FloatCodec):
     started: Tensor
 
     def __init__(
-        self, channels: Positive = 4, width: Positive = 128, multipliers: Sequence[int] = (1, 2, 4, 4), blocks: int = 2,
+        self, channels: Positive = 4, width: Positive = 128, multipliers: Sequence[int] = (1, 2, 4, 4), blocks: Depth = 2,
         attention_levels: Sequence[int] = (), features: Positive = 4, scale: float = 0.18215, kl_weight: float = 1e-6,
         patch: Positive = 1, local: bool = False, kernel: Positive = 3, linear_start: bool = False,
         least_deviation: float = 0.0,

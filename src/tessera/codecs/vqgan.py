@@ -25,7 +25,7 @@ from tessera.codecs.remap import Remap
 from tessera.errors import UsageError
 from tessera.randomness import Draws
 from tessera.registry import build
-from tessera.schema import Positive
+from tessera.schema import Depth, Positive
 
 __all__ = ["VQGAN"]
 
@@ -59,8 +59,8 @@ class VQGAN(TokenCodec):
 
     def __init__(
         self, codebook: Positive, quantizer: str | Mapping[str, Any] = "nearest", width: Positive = 128,
-        multipliers: Sequence[int] = (1, 1, 2, 2, 4), blocks: int = 2, attention_levels: Sequence[int] = (4,), features: Positive = 256,
-        dim: Positive = 256, classes: int | None = None, decoder_blocks: int | None = None, projections: bool = True,
+        multipliers: Sequence[int] = (1, 1, 2, 2, 4), blocks: Depth = 2, attention_levels: Sequence[int] = (4,), features: Positive = 256,
+        dim: Positive = 256, classes: int | None = None, decoder_blocks: Depth | None = None, projections: bool = True,
         activation_out: bool = True, unit_range: bool = False, patch: Positive = 1, local: bool = False, encoder_kernel: Positive = 3,
         linear_start: bool = False, log_sigma: bool = False,
     ) -> None:  # fmt: skip

@@ -16,7 +16,7 @@ from tessera.contexts.context import Context, ContextEncoder
 from tessera.contexts.null_prompt import fill_null
 from tessera.contexts.tokenizer import ClipTokenizer, read_merges
 from tessera.errors import TesseraError, UsageError
-from tessera.schema import Positive
+from tessera.schema import Depth, Positive
 
 __all__ = ["CLIPText", "pretrained_merges"]
 
@@ -47,7 +47,7 @@ class CLIPText(ContextEncoder):
         merges: Sequence[str] | str | Path | None = None,
         pretrained: str | None = None,
         length: Positive = 77,
-        layers: int = 12,
+        layers: Depth = 12,
         width: Positive = 512,
         heads: Positive = 8,
         vocabulary: Positive = 49408,

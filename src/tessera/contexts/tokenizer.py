@@ -5,7 +5,6 @@ the list of merges is joined, again and again (Sennrich et al. 2016, arXiv 1508.
 the same 256 with `</w>`, the joined merges in order, and the two markers. The library `tokenizers` does the joining.
 """
 
-import gzip
 import html
 import re
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from torch import Tensor
 from tessera.contexts.prompt_warnings import warn_truncated
 from tessera.errors import TesseraError, UsageError
 from tessera.json_files import parse_json
+from tessera.text_files import decode_text, gunzip, lines_of, read_regular
 
 __all__ = ["ClipTokenizer", "clean", "fix", "read_merges"]
 
@@ -141,13 +141,13 @@ def read_merges(path: str | Path, most: int | None = CLIP_MERGES) -> list[str]:
     """
     path = Path(path)
     try:
-        data = path.read_bytes()
-        text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read the tokenizer's merges from {str(path)!r}: {error}") from error
+        content = read_regular(path)
+        text = decode_text(gunzip(content, str(path)) if path.suffix == ".gz" else content, str(path))
+    except TesseraError as error:
+        raise UsageError(f"cannot read the tokenizer's merges: {error}") from None
     if path.suffix == ".json":
         return _merges_of_json(path, text)
-    lines = text.splitlines()
+    lines = lines_of(text)
     if lines and "#version" in lines[0]:
         del lines[0]
     return [line for line in lines if line][:most]

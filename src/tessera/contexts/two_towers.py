@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tessera.contexts.joint import JointEncoder
 from tessera.contexts.words import Block, Words
 from tessera.errors import UsageError
-from tessera.schema import Positive
+from tessera.schema import Depth, Positive
 
 __all__ = ["TwoTowers"]
 
@@ -42,11 +42,11 @@ class TwoTowers(JointEncoder):
         vocabulary: Sequence[str],
         length: Positive = 24,
         text_width: Positive = 128,
-        text_depth: int = 2,
+        text_depth: Depth = 2,
         text_heads: Positive = 4,
         size: Positive = 64,
         image_width: Positive = 128,
-        image_depth: int = 4,
+        image_depth: Depth = 4,
         image_heads: Positive = 4,
         width: Positive = 128,
     ) -> None:

@@ -20,7 +20,7 @@ from tessera.contexts.context import Context, ContextEncoder
 from tessera.contexts.null_prompt import fill_null
 from tessera.contexts.prompt_warnings import UnknownWords, listed, warn_truncated
 from tessera.errors import UsageError
-from tessera.schema import Positive
+from tessera.schema import Depth, Positive
 
 __all__ = ["Words", "split_words", "vocabulary_of"]
 
@@ -59,7 +59,7 @@ class Words(ContextEncoder):
         vocabulary: Sequence[str],
         length: Positive,
         width: Positive,
-        depth: int,
+        depth: Depth,
         heads: Positive,
         null: bool = False,
         attend_padding: bool = True,

@@ -26,6 +26,7 @@ from tessera.data.dataset import Example
 from tessera.data.scenes_language import Caption, describe, reword
 from tessera.errors import UsageError
 from tessera.randomness import derive_seed
+from tessera.schema import Positive
 
 __all__ = [
     "BACKGROUNDS", "COLOURS", "LATTICE", "PICTURE", "SHAPES", "SIZES", "Scene", "Scenes", "Thing", "draw_scene", "is_held_out", "layout",
@@ -205,7 +206,7 @@ class Scenes:
     skipped: dict[str, str]
     layout_classes = len(SHAPES) * len(COLOURS) + len(BACKGROUNDS)
 
-    def __init__(self, split: str = "train", seed: int = 0, length: int = 1_000_000) -> None:
+    def __init__(self, split: str = "train", seed: int = 0, length: Positive = 1_000_000) -> None:
         if split not in ("train", "held-out"):
             raise UsageError(f"unknown scenes split {split!r}: use 'train' or 'held-out'")
         self.split, self.seed, self.length, self.skipped = split, seed, length, {}

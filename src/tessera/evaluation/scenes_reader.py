@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tessera.data.scenes import BACKGROUNDS, COLOURS, LATTICE, PICTURE, SHAPES, SIZES, Scene
 from tessera.errors import UsageError
-from tessera.schema import Positive
+from tessera.schema import Depth, Positive
 
 __all__ = ["ABSENT", "CELLS", "DAMAGE", "QUESTIONS", "ScenesReader", "answers"]
 
@@ -71,7 +71,7 @@ class ScenesReader(nn.Module):
 
     size = PICTURE
 
-    def __init__(self, width: Positive = 64, blocks: int = 2) -> None:
+    def __init__(self, width: Positive = 64, blocks: Depth = 2) -> None:
         super().__init__()
         if width < 16 or width % 16 or blocks < 0:
             raise UsageError(f"scenes reader: width {width} must be a positive multiple of 16, blocks {blocks} not negative")

@@ -92,8 +92,8 @@ class Checkpointer:
             name = read_json(self.pointer)["file"]
         except (OSError, ValueError, LookupError, TypeError):
             return None
-        return name if isinstance(name, str) and NAME.fullmatch(name) and (self.folder / name).exists() else None
+        return name if isinstance(name, str) and NAME.fullmatch(name) and (self.folder / name).is_file() else None
 
     def _names(self) -> list[str]:
-        """File names, oldest first. Only numbered files: a half-written one has another name."""
-        return sorted(path.name for path in self.folder.glob("step-*.pt") if NAME.fullmatch(path.name))
+        """File names, oldest first. Only numbered files: a half-written one has another name, and opening a pipe may never end."""
+        return sorted(path.name for path in self.folder.glob("step-*.pt") if NAME.fullmatch(path.name) and path.is_file())

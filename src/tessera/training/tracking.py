@@ -11,7 +11,7 @@ from typing import Any
 from tessera.atomic import write_file
 from tessera.errors import TesseraError
 from tessera.json_files import parse_json
-from tessera.text_files import lines_of, read_text
+from tessera.text_files import lines_of, read_regular, read_text
 from tessera.visible import on_one_line, visible
 
 __all__ = ["MetricsFile", "SkippedFile", "TrainingProgress", "read_metrics"]
@@ -42,11 +42,7 @@ class MetricsFile:
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a metrics file; a line cut short by a kill, or damaged, ends it."""
     lines: list[dict[str, Any]] = []
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise TesseraError(f"cannot read {path}: {error.strerror or error}") from None
-    for text in content.split(b"\n"):
+    for text in read_regular(path).split(b"\n"):
         try:
             line = parse_json(text)
         except ValueError:

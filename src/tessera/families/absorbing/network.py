@@ -28,7 +28,7 @@ from tessera.nn.neighbours import Neighbours
 from tessera.nn.norms import LayerNorm
 from tessera.nn.precision import widened
 from tessera.nn.residual import add
-from tessera.schema import Positive
+from tessera.schema import Depth, Positive
 
 __all__ = ["Cache", "Transformer"]
 
@@ -94,7 +94,7 @@ class Transformer(nn.Module):
     """
 
     def __init__(
-        self, classes: Positive, grid: Sequence[int], width: Positive, depth: int, heads: Positive, causal: bool = False,
+        self, classes: Positive, grid: Sequence[int], width: Positive, depth: Depth, heads: Positive, causal: bool = False,
         mlp_ratio: Positive = 4, dropout: float = 0.0, neighbours: bool = False, positions: Positive | None = None,
     ) -> None:  # fmt: skip
         super().__init__()

@@ -23,7 +23,7 @@ from tessera.contexts.context import Context
 from tessera.errors import UsageError, nearest_sizes, suggest
 from tessera.families.v_diffusion.layers import UPSAMPLINGS, Attention, Block, Channels, FourierFeatures, Mapping, embedding_of, join
 from tessera.processes.gaussian_schedules import DDPM, Cosine
-from tessera.schema import Positive
+from tessera.schema import Depth, Positive
 
 __all__ = ["COLOURS", "TIME_FEATURES", "Prepared", "StageShape", "UNet", "stage_shapes"]
 
@@ -122,7 +122,7 @@ class UNet(nn.Module):
         self,
         size: Positive,
         widths: Sequence[int],
-        blocks: int,
+        blocks: Depth,
         attention_levels: Sequence[int] = (),
         head_width: Positive = 64,
         context_width: int | None = None,

@@ -35,7 +35,7 @@ from tessera.nn.attention import KeysValues, attend, merge_heads, split_heads
 from tessera.nn.linear import Linear, alone
 from tessera.nn.neighbours import Neighbours
 from tessera.processes.gaussian_schedules import GaussianSchedule, make_gaussian_schedule
-from tessera.schema import Positive
+from tessera.schema import Depth, Positive
 
 __all__ = ["PatchTransformer", "Prepared"]
 
@@ -139,7 +139,7 @@ class PatchTransformer(nn.Module):
         size: Positive,
         patch: Positive = 8,
         width: Positive = 192,
-        depth: int = 6,
+        depth: Depth = 6,
         heads: Positive = 6,
         context_width: int | None = None,
         context_rows: Positive = 8,

@@ -25,7 +25,7 @@ from tessera.families.versatile.mixing import Prepared, Share
 from tessera.heap import give_back
 from tessera.nn.convolutions import overwrites
 from tessera.processes.gaussian import PARAMETRISATIONS
-from tessera.schema import Positive
+from tessera.schema import Depth, Positive
 
 __all__ = ["FlowNetwork", "MultiFlowUNet", "steps"]
 
@@ -79,7 +79,7 @@ class MultiFlowUNet(nn.Module):
     def __init__(
         self,
         widths: Sequence[int],
-        blocks: int | Sequence[int],
+        blocks: Depth | Sequence[Depth],
         context_levels: Sequence[int],
         heads: Positive,
         data: Mapping[str, Mapping[str, Any]],

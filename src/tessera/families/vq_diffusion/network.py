@@ -30,7 +30,7 @@ from tessera.nn.neighbours import Neighbours
 from tessera.nn.norms import AdaptiveInstanceNorm, AdaptiveLayerNorm, LayerNorm, Modulation
 from tessera.nn.precision import widened
 from tessera.nn.residual import add
-from tessera.schema import Positive
+from tessera.schema import Depth, Positive
 
 __all__ = ["Prepared", "TokenTransformer"]
 
@@ -151,7 +151,7 @@ class TokenTransformer(nn.Module):
         classes: Positive,
         grid: Sequence[int],
         width: Positive,
-        depth: int,
+        depth: Depth,
         heads: Positive,
         timesteps: Positive = 100,
         condition: str = "text",
