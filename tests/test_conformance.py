@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.conformance import FAMILIES, run_case
-from tests.conformance.cases import Case, find_cases
+from tests.conformance.cases import ORIGINALS, Case, find_cases
 
 ROOT = Path(__file__).resolve().parents[1]
 COPIED = ROOT / "tests" / "reference"
-SHARED = ROOT.parent / "shared" / "reference"
 FULL_SIZE = 50_000_000
 
 
@@ -26,10 +25,10 @@ def _same(case: Path, other: Path) -> bool:
 
 def collected() -> list[object]:
     parameters: list[object] = []
-    for root in (COPIED, SHARED):
+    for root in (COPIED, ORIGINALS):
         for path in find_cases(root) if root.is_dir() else []:
             name = path.relative_to(root)
-            if name.parts[0] not in FAMILIES or (root == SHARED and _same(path, COPIED / name)):
+            if name.parts[0] not in FAMILIES or (root == ORIGINALS and _same(path, COPIED / name)):
                 continue
             case = Case.read(path)
             marks = [pytest.mark.full] if case.parameters > FULL_SIZE else []

@@ -24,6 +24,7 @@ from tessera.processes.discrete import DiscreteProcess
 from tessera.processes.discrete_loss import DiscreteLoss
 from tessera.processes.schedules import make_schedule
 from tests.checkpoints.verifying import RECORDING, measured, recorded_model, verdicts
+from tests.conformance.cases import ORIGINALS
 from tests.tiny import tiny_model
 
 PORT = {
@@ -73,6 +74,9 @@ def test_a_model_against_itself(tiny: Path) -> None:
     assert len(result.steps) == 20
 
 
+@pytest.mark.skipif(
+    not (ORIGINALS / "vq_diffusion" / "clip_bpe").exists(), reason="CLIP's merges are not part of the project, and are not beside it"
+)
 def test_every_stage_of_the_recorded_run_of_the_original(small: Path) -> None:
     result = verify(small, RECORDING, device="cpu")
     all_hold(result, "unmasked_probabilities_max", "unmasked_probabilities_mean")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,8 +23,10 @@ from tests.reference.seeded import seeded_state_dict
 
 __all__ = ["Case", "NotInProject", "find_cases", "matches", "original_file"]
 
-ORIGINALS = Path(__file__).resolve().parents[3] / "shared" / "reference"
-"""Where files that ship with the originals lie: beside the project, which does not contain them."""
+HERE = Path(__file__).resolve().parents[3] / "shared" / "reference"
+ORIGINALS = Path(os.environ.get("TESSERA_ORIGINALS") or HERE)
+"""Where files that ship with the originals lie: beside the project, which does not contain them. The tests look nowhere else for them, and
+TESSERA_ORIGINALS=none shows what they do without."""
 
 
 class NotInProject(FileNotFoundError):

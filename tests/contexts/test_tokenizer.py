@@ -1,7 +1,6 @@
 import gzip
 import json
 import warnings
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,9 +9,10 @@ from hypothesis import strategies as st
 from tessera.contexts.prompt_warnings import PromptTruncated
 from tessera.contexts.tokenizer import ClipTokenizer, clean, read_merges
 from tessera.errors import TesseraError, UsageError
+from tests.conformance.cases import ORIGINALS
 
 MERGES = ["a b</w>", "a a", "aa aa", "c a", "ca t</w>"]
-REFERENCE = Path(__file__).parents[2].parent / "shared" / "reference" / "vq_diffusion"
+MERGES = ORIGINALS / "vq_diffusion" / "clip_bpe" / "merges.json"
 
 
 def tokenizer(**changes) -> ClipTokenizer:
@@ -120,8 +120,8 @@ def test_bad_merges_files(tmp_path):
             read_merges(tmp_path / "broken.json")
 
 
-@pytest.mark.skipif(not (REFERENCE / "clip_bpe").exists(), reason="CLIP's merges are not part of the project and ../shared is absent")
+@pytest.mark.skipif(not MERGES.exists(), reason="CLIP's merges are not part of the project, and are not beside it")
 def test_clip_merges():
-    clip = ClipTokenizer(read_merges(REFERENCE / "clip_bpe" / "merges.json"))
+    clip = ClipTokenizer(read_merges(MERGES))
     assert (clip.vocabulary_size, clip.start, clip.end) == (49408, 49406, 49407)
     assert clip.encode("a photo of a cat") == [320, 1125, 539, 320, 2368]

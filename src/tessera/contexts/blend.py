@@ -16,6 +16,7 @@ from tessera.contexts.prompt_warnings import valid
 from tessera.errors import UsageError, suggest
 from tessera.palettes import parse_palette
 from tessera.pictures import fingerprint
+from tessera.record import BlendDescription, SeenDescription
 
 __all__ = ["COLOURS", "LEVELS", "MIXINGS", "PALETTE_SHARE", "WORDS_SHARE", "Blend", "MaskedPicture", "Seen", "check_focus", "directions_of"]
 
@@ -86,7 +87,7 @@ class Seen:
         return self.picture.hidden if isinstance(self.picture, MaskedPicture) else None
 
     @property
-    def description(self) -> dict[str, Any]:
+    def description(self) -> SeenDescription:
         """JSON values; of pictures their fingerprints."""
         hidden = None if self.hidden is None else fingerprint(self.hidden)
         return {
@@ -159,7 +160,7 @@ class Blend:
         return ", ".join(self.texts) or (None if self.pictures else self.palette)
 
     @property
-    def description(self) -> dict[str, Any]:
+    def description(self) -> BlendDescription:
         """JSON values from which `again` makes the same blend of the same pictures."""
         return {
             "pictures": [seen.description for seen in self.pictures], "texts": list(self.texts), "mix": list(self.mix), "by": self.by,

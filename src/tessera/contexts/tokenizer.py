@@ -9,6 +9,7 @@ import html
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import ftfy
 import regex
@@ -77,7 +78,7 @@ class ClipTokenizer:
         if length < 2:
             raise UsageError(f"the tokenizer's length must be at least 2 for its markers, not {length}")
         self.merges, self.length, self.pad, self.markers, self.cleaned = list(merges), length, pad, markers, cleaned
-        pairs = [tuple(merge.split(" ")) for merge in self.merges]
+        pairs: list[Any] = [tuple(merge.split(" ")) for merge in self.merges]
         if wrong := [merge for merge, pair in zip(self.merges, pairs, strict=True) if len(pair) != 2 or not all(pair)]:
             raise UsageError(f"{wrong[0]!r} is no merge: expected two symbols with a space between them")
         bytes_ = byte_symbols()

@@ -50,7 +50,8 @@ class TokenTask(FlowTask):
         if self.layout is None:
             return
         data: Any = batches.data
-        first, network, context = batches[0].layouts, self.flow.network.config, self.flow.context_encoder.config
+        flow: Any = self.flow
+        first, network, context = batches[0].layouts, flow.network.config, flow.context_encoder.config
         rows, columns = network["grid"]
         if first is None or first.shape[1] != rows * columns:
             cells = "no" if first is None else first.shape[1]
