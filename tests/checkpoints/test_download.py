@@ -224,7 +224,7 @@ def test_a_web_page_in_place_of_the_file(server: FileServer, folder: Path, conte
 
 def test_no_such_host(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "*")
-    with pytest.raises(TesseraError, match=r"tessera\.invalid.*put it into"):
+    with pytest.raises(TesseraError, match=r"cannot be downloaded now .*tessera\.invalid cannot be looked up.*put it into"):
         download(make_card("http://tessera.invalid/x"), folder, patience=QUICK)
 
 
@@ -383,3 +383,8 @@ def test_the_plan_beside_a_part_names_its_address(server: FileServer, folder: Pa
     with pytest.raises(TesseraError, match="broke off"):
         download(make_card(url), folder, patience=QUICK)
     assert json.loads((folder / "x.pth.part.json").read_text()) == [{"url": url, "length": len(CONTENT), "validator": '"1"'}]
+
+
+def test_a_folder_that_only_a_browser_opens(folder: Path) -> None:
+    with pytest.raises(TesseraError, match=r"open https://drive\.google\.com/drive/folders/x in a browser.*put it into"):
+        download(make_card("https://drive.google.com/drive/folders/x"), folder, patience=QUICK)

@@ -15,6 +15,7 @@ from tessera.apps.convert import convert
 from tessera.apps.download import download
 from tessera.apps.evaluate import evaluate
 from tessera.apps.generate import generate
+from tessera.apps.grid import grid
 from tessera.apps.inpaint import extend, inpaint
 from tessera.apps.models import models
 from tessera.apps.serve import serve
@@ -43,6 +44,7 @@ app.command()(rewrite)
 app.command()(serve)
 app.command()(train)
 app.add_typer(evaluate, name="evaluate")
+app.command()(grid)
 app.command()(info)
 app.command()(convert)
 app.command()(models)

@@ -84,19 +84,22 @@ def slug(prompt: str) -> str:
 
 
 def contact_sheet(paths: Sequence[Path], labels: Sequence[str], columns: int) -> Image.Image:
-    """All pictures in a grid, each above its label."""
+    """All pictures in a grid whose cells have the first one's shape, each above its label where there are labels."""
     pictures = [read_rgb(path) for path in paths]
     rows = math.ceil(len(pictures) / columns)
     width, height = pictures[0].size
     whole = max(1, math.ceil(CELL / max(width, height)))
-    scale = min(whole, (SHEET / columns - GAP) / width, (SHEET / rows - GAP - LABEL) / height)
+    below = LABEL if any(labels) else 0
+    scale = min(whole, (SHEET / columns - GAP) / width, (SHEET / rows - GAP - below) / height)
     width, height = max(1, int(width * scale)), max(1, int(height * scale))
-    sheet = Image.new("RGB", (columns * (width + GAP) + GAP, rows * (height + LABEL + GAP) + GAP), "white")
+    sheet = Image.new("RGB", (columns * (width + GAP) + GAP, rows * (height + below + GAP) + GAP), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=11)
     for i, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
-        x, y = GAP + i % columns * (width + GAP), GAP + i // columns * (height + LABEL + GAP)
-        filter_ = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
-        sheet.paste(picture.resize((width, height), filter_), (x, y))
+        x, y = GAP + i % columns * (width + GAP), GAP + i // columns * (height + below + GAP)
+        fit = min(width / picture.width, height / picture.height)
+        size = (max(1, round(picture.width * fit)), max(1, round(picture.height * fit)))
+        filter_ = Image.Resampling.NEAREST if fit >= 1 else Image.Resampling.LANCZOS
+        sheet.paste(picture.resize(size, filter_), (x + (width - size[0]) // 2, y + (height - size[1]) // 2))
         for line, text in enumerate(wrap(label, font, width)):
             draw.text((x, y + height + 2 + line * LINE), text, fill="black", font=font)
     return sheet

@@ -36,6 +36,11 @@ class Address(Entry):
     dead: str | None = Field(default=None, description="where it is reported that the link no longer works")
 
     @property
+    def in_browser(self) -> bool:
+        """Whether it is the page of a folder rather than a file: no program gets it."""
+        return self.url.startswith("https://drive.google.com/drive/folders/")
+
+    @property
     def parts(self) -> tuple[str, ...]:
         """The address of each part: one, unless the file is published in several."""
         found = PARTS.search(self.url)

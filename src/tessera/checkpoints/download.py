@@ -57,10 +57,14 @@ def download(wanted: Card, folder: Path, progress: Progress | None = None, patie
     part = part_of(folder, wanted)
     with _alone(folder, wanted):
         reasons: list[str] = []
-        hope = False
+        hope = browser = False
         for address in sorted(wanted.urls, key=lambda address: not _belongs(part, address)):
             if address.dead is not None:
                 reasons.append(f"{address.url} is dead, see {address.dead}")
+                continue
+            if address.in_browser:
+                reasons.append(f"open {address.url} in a browser")
+                browser = True
                 continue
             try:
                 _fetch(address, part, wanted, progress or (lambda done, total: None), patience)
@@ -75,6 +79,11 @@ def download(wanted: Card, folder: Path, progress: Progress | None = None, patie
         raise TesseraError(
             f"{wanted.on_disk} cannot be downloaded now ({'; '.join(reasons)}): try again later, "
             f"or get the file elsewhere and put it into {folder} as {wanted.on_disk}"
+        )
+    if browser:
+        raise TesseraError(
+            f"{wanted.on_disk} is in a folder that only a browser opens ({'; '.join(reasons)}): download it there and put it into {folder} "
+            f"as {wanted.on_disk}"
         )
     raise TesseraError(f"{what} ({'; '.join(reasons)}): get the file elsewhere and put it into {folder} as {wanted.on_disk}")
 

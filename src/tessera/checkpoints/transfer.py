@@ -1,8 +1,8 @@
 """One HTTP request at a time, with everything that a server can do wrong told apart.
 
-A link is *dead* when asking again cannot help: the server refuses (403, 404, 410, …), there is no such host, or a web page comes in
-place of the file. It is *unreachable* when asking again may help: time-outs, broken connections, 429, 5xx. Only http and https,
-also after redirects, and never from https back to http.
+A link is *dead* when asking again cannot help: the server refuses (403, 404, 410, …), or a web page comes in place of the file. It is
+*unreachable* when asking again may help: time-outs, broken connections, 429, 5xx, names that cannot be looked up. Only http and https, also
+after redirects, and never from https back to http.
 """
 
 import http.client
@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import tessera
 from tessera.errors import TesseraError
 
-__all__ = ["DeadLink", "Patience", "Redirects", "Remote", "Unreachable", "ask", "open_url", "persist"]
+__all__ = ["DeadLink", "Offline", "Patience", "Redirects", "Remote", "Unreachable", "ask", "open_url", "persist"]
 
 Result = TypeVar("Result")
 SNIFFED = 512  # bytes of a file that are looked at to tell a web page from it
@@ -36,6 +36,10 @@ class DeadLink(TesseraError):
 
 class Unreachable(TesseraError):
     """The server does not answer, or stops in the middle: another try may succeed."""
+
+
+class Offline(Unreachable):
+    """A host's name cannot be looked up: this machine is offline, or the host is gone. Asking again at once does not help."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +109,10 @@ def _told_apart(url: str) -> Iterator[None]:
         raise (Unreachable if error.code in TRANSIENT else DeadLink)(answer) from None
     except urllib.error.URLError as error:
         reason = error.reason
-        if isinstance(reason, socket.gaierror) and reason.errno != socket.EAI_AGAIN:
-            raise DeadLink(f"{url}: there is no host {urlsplit(url).hostname}") from None
+        if isinstance(reason, socket.gaierror):
+            raise Offline(
+                f"{url} cannot be reached: the name {urlsplit(url).hostname} cannot be looked up; is this machine online?"
+            ) from None
         if isinstance(reason, ssl.SSLCertVerificationError):
             raise DeadLink(f"{url}: its certificate is not valid ({reason.verify_message})") from None
         if isinstance(reason, OSError):
@@ -148,6 +154,8 @@ def persist(attempt: Callable[[], Result], patience: Patience, done: Callable[[]
     while True:
         try:
             return attempt()
+        except Offline:
+            raise
         except Unreachable:
             failures = 1 if done() - before >= GAIN else failures + 1
             before = done()
