@@ -73,8 +73,11 @@ class FeatureOptions(SetOptions):
     ] = None
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no features.")] = False
 
-    def measurer(self) -> "Measurer":
-        """Raises UsageError for options that mean nothing together."""
+    def measurer(self, *names: str) -> "Measurer":
+        """What measures the sets of these names; says where its features know nothing of them.
+
+        Raises UsageError for options that mean nothing together.
+        """
         from tessera.checkpoints.hashes import cache_folder
         from tessera.evaluation.extractors import make_extractor
         from tessera.evaluation.measuring import Measurer
@@ -83,6 +86,11 @@ class FeatureOptions(SetOptions):
         whole_number("batch_size", self.batch_size, 1)
         if self.no_cache and self.cache is not None:
             raise UsageError("--no-cache keeps no features, so --cache has no meaning: leave one of them out")
+        if self.extractor == "scenes" and names and not any("scene" in name for name in names):
+            say(
+                "warning: the features of `scenes` tell the pictures of the built-in world apart; for photographs give --extractor "
+                "inception:FILE or dinov2:FOLDER"
+            )
         place = None if self.no_cache else self.cache or cache_folder() / "features"
         return Measurer(make_extractor(self.extractor, torch_device(self.device)), place, self.batch_size)
 
