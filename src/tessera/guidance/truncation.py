@@ -12,15 +12,18 @@ from torch import Tensor
 from tessera.errors import UsageError
 from tessera.processes.discrete import LOG_FLOOR
 from tessera.samplers.sampler import Predict
+from tessera.schema import shown
 
 __all__ = ["check_truncation", "top_k", "top_mass", "truncate"]
 
+MOST = 2**31  # classes: more than any codebook has, and what a record can hold
+
 
 def check_truncation(truncation: float | int | None) -> None:
-    """Raises UsageError unless it is None, a mass in (0, 1] (float) or a number of classes ≥ 1 (int)."""
-    valid = truncation is None or (truncation >= 1 if isinstance(truncation, int) else 0 < truncation <= 1)
+    """Raises UsageError unless it is None, a mass in (0, 1] (float) or a number of classes from 1 to `MOST` (int)."""
+    valid = truncation is None or (1 <= truncation <= MOST if isinstance(truncation, int) else 0 < truncation <= 1)
     if not valid:
-        raise UsageError(f"truncation must be a mass in (0, 1], such as 0.86, or a whole number of classes from 1, not {truncation}")
+        raise UsageError(f"truncation must be a mass in (0, 1], such as 0.86, or a whole number of classes from 1, not {shown(truncation)}")
 
 
 def truncate(predict: Predict, truncation: float | int | None) -> Predict:

@@ -460,7 +460,7 @@ def compare_recipes(recipe: Recipe, stored: Mapping[str, Any], wanted: Mapping[s
 def parse_recipe(values: Mapping[str, Any], where: str) -> Any:
     """A recipe from plain values; `where` names their source in errors."""
     task = values.get("task")
-    if task not in RECIPES:
+    if not isinstance(task, str) or task not in RECIPES:
         raise UsageError(f"{where}: {suggest('task', str(task), RECIPES)}")
     recipe = RECIPES[task]
     try:

@@ -1,0 +1,43 @@
+"""Compressed text is unpacked as far as it may be, whatever its file claims."""
+
+import gzip
+import zlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tessera.errors import TesseraError
+from tessera.text_files import gunzip
+
+
+@given(st.lists(st.binary(max_size=200), min_size=1, max_size=3))
+def test_what_was_compressed_comes_back(parts: list[bytes]) -> None:
+    whole = b"".join(parts)
+    assert gunzip(b"".join(map(gzip.compress, parts)), "x", largest=len(whole)) == whole
+
+
+def test_more_than_the_limit_is_refused() -> None:
+    packed = gzip.compress(bytes(10**7), 1)
+    with pytest.raises(TesseraError, match="x holds more than 1000 bytes"):
+        gunzip(packed, "x", largest=1000)
+    assert len(gunzip(packed, "x", largest=10**7)) == 10**7
+
+
+@given(st.integers(0, 200), st.integers(0, 255))
+def test_damage_is_one_sentence(place: int, value: int) -> None:
+    packed = bytearray(gzip.compress(bytes(range(256)) * 2))
+    changed = bytes([*packed[:place], value, *packed[place + 1 :]])
+    try:
+        gunzip(changed, "x")
+    except TesseraError as error:
+        assert str(error).startswith("x is no gzip file, or a damaged one")
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", zlib.compress(b"a"), gzip.compress(b"a" * 100)[:-9], b"\x1f\x8b" + bytes(20)])
+def test_what_is_no_gzip_is_said(content: bytes) -> None:
+    if content:
+        with pytest.raises(TesseraError, match="no gzip file, or a damaged one"):
+            gunzip(content, "x")
+    else:
+        assert gunzip(content, "x") == b""
