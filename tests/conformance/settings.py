@@ -16,7 +16,7 @@ class UnknownSetting(Exception):
 
 def known(place: str, value: Any, table: Mapping[Any, T]) -> T:
     """The entry of `table` for a setting's value; UnknownSetting, which names the setting, where it has none."""
-    if value not in table:
+    if value not in list(table):  # a list has no place in a table
         raise UnknownSetting(f"unknown {place} {value!r} (known: {', '.join(map(str, table))})")
     return table[value]
 

@@ -29,14 +29,14 @@ TYPES = {"two-flow": ("text", "image"), "single-flow": ("text",)}
 
 
 def network_config(case: Case) -> dict[str, Any]:
-    """`MultiFlowUNet` of the originals' words. What its two halves say must agree, but for the widths of their contexts."""
+    """`MultiFlowUNet` of the originals' words. What its two halves say must agree, but for heads and widths of their contexts."""
     layout, config = LAYOUT[case.component], case.config
     halves = ["unet_config"] if "unet_config" in config else [name if name in config else f"unet_{name}_cfg" for name in ("image", "text")]
     args = [config[name]["args"] for name in halves]
     found = [_shared(name, each) for name, each in zip(halves, args, strict=True)]
     agree("image and text networks", found)
     names = TYPES.get(layout, ("image", "text"))
-    contexts = {name: each["context_dim"] for name, each in zip(names, args * len(names), strict=False)}
+    of_context = dict(zip(names, args * len(names), strict=False))
     image, text = args[0], args[-1]
     data: dict[str, Any] = {"image": {"kind": "grid", "channels": _channels("image", image)}}
     if "second_dim" in text:
@@ -45,7 +45,8 @@ def network_config(case: Case) -> dict[str, Any]:
     return {
         **found[0],
         "data": data,
-        "contexts": {name: {"kind": "rows", "width": width} for name, width in contexts.items()},
+        "heads": {name: each["num_heads"] for name, each in of_context.items()},
+        "contexts": {name: {"kind": "rows", "width": each["context_dim"]} for name, each in of_context.items()},
         "timesteps": timesteps(case),
     }
 
@@ -64,7 +65,6 @@ def _shared(name: str, args: Settings) -> dict[str, Any]:
         "widths": [args["model_channels"] * multiplier for multiplier in multipliers],
         "blocks": blocks,
         "context_levels": levels,
-        "heads": args["num_heads"],
     }
 
 

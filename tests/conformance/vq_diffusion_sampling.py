@@ -102,7 +102,7 @@ def sampler_from(config: dict[str, Any], speed: float, n_tokens: int) -> TokenSa
 
 def context_encoder_from(case: Case, weights: dict[str, Tensor], params: dict[str, Any]) -> ContextEncoder:
     if "cond_table" in case.io:
-        learned = case.config.get("learnable_cf", False) and params["learnable_cf"]
+        learned = case.config.get("learnable_cf", params.get("learnable_cf", False))
         return StoredEmbeddings(case.io["cond_table"], weights["transformer.empty_text_embed"].double().float() if learned else None)
     if "label" in case.config:
         classes = params["transformer_config"]["params"]["class_number"]

@@ -158,9 +158,8 @@ def training_steps(case: Case) -> dict[str, Tensor]:
 
     def state(prefix: str) -> dict[str, Tensor]:
         values = model.released()
-        watched = [name for name in case.expected if name.startswith(f"{prefix}.")]
-        found = {name: values[name.removeprefix(f"{prefix}.")].detach().flatten().clone() for name in watched}
-        found = {name: value if ".Lt_" in name else value[:64] for name, value in found.items()}  # of a parameter, the first 64
+        watched = {name: value.numel() for name, value in case.expected.items() if name.startswith(f"{prefix}.")}
+        found = {name: values[name.removeprefix(f"{prefix}.")].detach().flatten()[:first].clone() for name, first in watched.items()}
         return found | {f"{prefix}_norms": norms(values, names)}
 
     outputs |= state("param")

@@ -63,7 +63,7 @@ def descriptions(draw: st.DrawFn) -> dict[str, Any]:
         "widths": widths,
         "blocks": blocks if len(set(blocks)) > 1 else blocks[0],
         "context_levels": sorted(draw(st.sets(st.integers(0, len(widths) - 1)))),
-        "heads": draw(st.sampled_from([1, 2, 8])),
+        "heads": draw(st.sampled_from([1, 2, 8, {"text": 2, "image": 4}])),
         "data": {
             "image": {"kind": "grid", "channels": draw(st.integers(1, 4))},
             "text": {"kind": "vector", "width": draw(st.integers(3, 9)), "positions": draw(st.sampled_from([1, 2, 4]))},
@@ -89,6 +89,24 @@ def test_any_description_runs_is_told_by_its_names_and_comes_back(described: dic
             out = network.view(data, kind)(x, T, given_context)
             assert out.shape == x.shape
             assert torch.equal(again.view(data, kind)(x, T, given_context), out)
+
+
+def test_heads_of_each_context_type_are_its_own() -> None:
+    """A flow from one type is that of a network whose every type has its heads; other names are refused."""
+    mixed = tiny_network(heads={"text": 2, "image": 4})
+    for kind, heads in (("text", 2), ("image", 4)):
+        alike = tiny_network(heads=heads)
+        alike.load_state_dict(mixed.state_dict())
+        made = mixed.view("image", kind)(x_of("image"), T, context())
+        assert torch.equal(alike.view("image", kind)(x_of("image"), T, context()), made)
+        other = tiny_network(heads=8)
+        other.load_state_dict(mixed.state_dict())
+        assert not torch.allclose(other.view("image", kind)(x_of("image"), T, context()), made)
+    assert MultiFlowUNet.only(mixed.config, [{"data": "image", "context": "image"}])["heads"] == {"image": 4}
+    with pytest.raises(UsageError, match="give one number, or one for each of text, image"):
+        tiny_network(heads={"text": 2})
+    with pytest.raises(UsageError, match="3 heads do not divide"):
+        tiny_network(heads={"text": 3, "image": 4})
 
 
 @pytest.mark.parametrize("blocks", [0, [], [1], [1, 0], [1, 1, 1]])

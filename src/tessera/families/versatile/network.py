@@ -65,7 +65,7 @@ class MultiFlowUNet(nn.Module):
         widths: channels at each level, from the full resolution down.
         blocks: residual blocks on the way down, of every level or one number for each; at least 1.
         context_levels: levels with context layers; the middle always has one.
-        heads: of attention; divides the widths there.
+        heads: of attention, of every context type or one number for each by name; divide the widths there.
         data: data types by name: {"kind": an entry of `DATA_TYPES`, …its arguments}.
         contexts: context types by name: {"kind": an entry of `CONTEXT_TYPES`, …its arguments}.
         timesteps: number of discrete times that it tells apart.
@@ -81,7 +81,7 @@ class MultiFlowUNet(nn.Module):
         widths: Sequence[int],
         blocks: Depth | Sequence[Depth],
         context_levels: Sequence[int],
-        heads: Positive,
+        heads: Positive | Mapping[str, Positive],
         data: Mapping[str, Mapping[str, Any]],
         contexts: Mapping[str, Mapping[str, Any]],
         timesteps: Positive = 1000,
@@ -90,7 +90,7 @@ class MultiFlowUNet(nn.Module):
         super().__init__()
         self.config: dict[str, Any] = {
             "kind": "versatile", "widths": list(widths), "blocks": blocks if isinstance(blocks, int) else list(blocks),
-            "context_levels": list(context_levels), "heads": heads,
+            "context_levels": list(context_levels), "heads": heads if isinstance(heads, int) else dict(heads),
             "data": {name: dict(value) for name, value in data.items()},
             "contexts": {name: dict(value) for name, value in contexts.items()}, "timesteps": timesteps,
             "parametrisation": parametrisation,
@@ -101,8 +101,9 @@ class MultiFlowUNet(nn.Module):
         self.time = TimeEmbedding(widths[0])
         places = [step.enter for step in self.steps if step.what == "context"]
         self.data = nn.ModuleDict({name: _made("data type", DATA_TYPES, value)(self.steps, time) for name, value in data.items()})
+        of_each = _heads(self.config)
         self.contexts = nn.ModuleDict(
-            {name: _made("context type", CONTEXT_TYPES, value)(places, heads) for name, value in contexts.items()}
+            {name: _made("context type", CONTEXT_TYPES, value)(places, of_each[name]) for name, value in contexts.items()}
         )
 
     def view(self, data: str, context: str) -> FlowNetwork:
@@ -116,8 +117,10 @@ class MultiFlowUNet(nn.Module):
     def only(cls, config: Mapping[str, Any], views: Sequence[Mapping[str, str]]) -> dict[str, Any]:
         """The configuration with no more types than some flows (the arguments of `view`) use: what need not be loaded is not made."""
         used = {key: [view[key] for view in views] for key in ("data", "context")}
+        heads = config["heads"]
         return {
             **config,
+            "heads": heads if isinstance(heads, int) else {name: count for name, count in heads.items() if name in used["context"]},
             "data": {name: value for name, value in config["data"].items() if name in used["data"]},
             "contexts": {name: value for name, value in config["contexts"].items() if name in used["context"]},
         }
@@ -238,6 +241,18 @@ def _made(what: str, table: Mapping[str, Any], config: Mapping[str, Any]) -> Any
     return make
 
 
+def _heads(config: Mapping[str, Any]) -> dict[str, int]:
+    """Of each context type."""
+    heads, types = config["heads"], config["contexts"]
+    if isinstance(heads, int):
+        return dict.fromkeys(types, heads)
+    if heads.keys() != types.keys():
+        raise UsageError(
+            f"heads are given for {', '.join(heads) or 'no context type'}: give one number, or one for each of {', '.join(types)}"
+        )
+    return dict(heads)
+
+
 def _check(config: dict[str, Any]) -> None:
     widths, levels = config["widths"], config["context_levels"]
     counts = [config["blocks"]] * len(widths) if isinstance(config["blocks"], int) else config["blocks"]
@@ -249,9 +264,10 @@ def _check(config: dict[str, Any]) -> None:
         raise UsageError(f"width {strange[0]} is no multiple of {GROUPS}, the groups that are normalised together")
     if strange := [level for level in levels if not 0 <= level < len(widths)]:
         raise UsageError(f"context level {strange[0]} is none of the levels 0 to {len(widths) - 1} of widths {widths}")
-    for width in [*(widths[level] for level in levels), widths[-1]]:
-        if width % config["heads"]:
-            raise UsageError(f"{config['heads']} heads do not divide the width {width} of a level with context")
+    for heads in _heads(config).values():
+        for width in [*(widths[level] for level in levels), widths[-1]]:
+            if width % heads:
+                raise UsageError(f"{heads} heads do not divide the width {width} of a level with context")
     if config["parametrisation"] not in PARAMETRISATIONS:
         raise UsageError(suggest("parametrisation", str(config["parametrisation"]), PARAMETRISATIONS))
     if not config["data"] or not config["contexts"]:
