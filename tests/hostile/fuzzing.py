@@ -123,7 +123,8 @@ COMMANDS: dict[str, list[str]] = {
 """Each with what keeps it quick: small models and one step, unless an option that follows says otherwise."""
 VALUES: list[Any] = [
     None, True, False, 0, 1, -1, 2, 3, 0.5, 1.5, -2.5, 10**12, -(10**12), 2**64, 1e308, float("nan"), float("inf"), "", "x", "1", "null",
-    "a\0b", "../../x", "/dev/zero", "https://attacker.example/x", ESCAPES, "a" * 300, [], {}, [1], [[[]]], {"kind": "x"}, {"a": None}, ["x"] * 3,
+    "a\0b", "../../x", "/dev/zero", "https://attacker.example/x",
+    ESCAPES, "a" * 300, [], {}, [1], [[[]]], {"kind": "x"}, {"a": None}, ["x"] * 3,
 ]  # fmt: skip
 FIXED = {"steps", "epochs", "out", "workers", "batch_size", "compile", "tracker", "visdom_server", "length"}
 """Keys that are left alone: whatever is right for them only takes longer."""
