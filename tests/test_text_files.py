@@ -28,10 +28,12 @@ def test_more_than_the_limit_is_refused() -> None:
 def test_damage_is_one_sentence(place: int, value: int) -> None:
     packed = bytearray(gzip.compress(bytes(range(256)) * 2))
     changed = bytes([*packed[:place], value, *packed[place + 1 :]])
+    sentence = ""
     try:
         gunzip(changed, "x")
     except TesseraError as error:
-        assert str(error).startswith("x is no gzip file, or a damaged one")
+        sentence = str(error)
+    assert not sentence or sentence.startswith("x is no gzip file, or a damaged one")
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", zlib.compress(b"a"), gzip.compress(b"a" * 100, mtime=0)[:-9], b"\x1f\x8b" + bytes(20)])

@@ -27,8 +27,8 @@ def test_a_value_comes_back(value: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("1e-4", 1e-4), ("-1.5E+3", -1500.0), (".5", 0.5), ("1.", 1.0), ("on", "on"), ("no", "no"), ("true", True), ("null: 1", {"null": 1}),
-        ("on: 1", {"on": 1}), ("1: a", {"1": "a"}), ("", None), ("a: &x [1]\nb: *x", {"a": [1], "b": [1]}),
+        ("1e-4", 1e-4), ("-1.5E+3", -1500.0), (".5", 0.5), ("1.", 1.0), ("on", "on"), ("no", "no"), ("true", True),
+        ("null: 1", {"null": 1}), ("on: 1", {"on": 1}), ("1: a", {"1": "a"}), ("", None), ("a: &x [1]\nb: *x", {"a": [1], "b": [1]}),
     ],
 )  # fmt: skip
 def test_plain_words_and_numbers(text: str, value: Any) -> None:

@@ -1,8 +1,8 @@
 """Descriptions of parts, checked against the signatures of their constructors before anything is made.
 
 A description comes from a recipe or from a model folder that anybody may have written: names, types and ranges are looked at first, so that
-a wrong one is a sentence and not whatever happens later. The schema of a part is its constructor: the types
-that it names, and `Positive` or `Depth`.
+a wrong one is a sentence and not whatever happens later. The schema of a part is its constructor: the types that it names, `Positive`
+and `Depth` among them.
 """
 
 import inspect

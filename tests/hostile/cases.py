@@ -61,7 +61,13 @@ def written(folder: Path) -> list[Case]:
     for place in write_folders(folder / "models", outside):
         path, bad, out = str(place), place.name not in HARMLESS, f"out-{len(cases)}"
         drawn = ["generate", "a red circle", "--model", path, "-o", "pictures", "--steps", "1"]
-        add(place, (["info", path], False), (["convert", path, "-o", out], bad), (["load", path], bad), (drawn, bad and place.name not in UNUSED))
+        add(
+            place,
+            (["info", path], False),
+            (["convert", path, "-o", out], bad),
+            (["load", path], bad),
+            (drawn, bad and place.name not in UNUSED),
+        )
     for place in write_checkpoints(folder / "files"):
         path, out = str(place), f"out-{len(cases)}"
         add(place, (["info", path], False), (["convert", path, "-o", out], True), (["load", path], True))
@@ -83,22 +89,20 @@ def damaged_runs(folder: Path) -> list[Case]:
     changes = {"steps": 2, "out": str(folder / "whole"), "checkpoint": {"every": 1, "minutes": None}}
     recipe.write_text(yaml.safe_dump(RECIPE | changes))
     train(recipe)
-    return [
-        Case(path.name, [["train", str(path)]], folder / "runs", [False]) for path, _ in write_runs(folder / "runs", folder / "whole")
-    ]
+    return [Case(path.name, [["train", str(path)]], folder / "runs", [False]) for path, _ in write_runs(folder / "runs", folder / "whole")]
 
 
 def observed(cases: Sequence[Case], folder: Path) -> Iterator[tuple[Case, int, dict[str, Any]]]:
     """Runs the commands of all cases; gives each report with its case and the number of the command."""
     jobs, reports = folder / "jobs.json", folder / "reports.jsonl"
-    batches = [list(batch) for _, batch in groupby(cases, lambda case: case.room)]
+    batches = [list(batch) for _, batch in groupby(cases, lambda one: one.room)]
     given = [{"commands": [line for case in batch for line in case.commands], "room": str(batch[0].room)} for batch in batches]
     jobs.write_text(json.dumps({"outside": str(folder / "outside"), "jobs": given}))
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
     subprocess.run([sys.executable, "-m", "tests.hostile.running", str(jobs), str(reports)], env=environment, cwd=ROOT, check=True)
     told = (json.loads(line) for line in reports.read_text().splitlines())
     for batch in batches:
-        for case, number in [(case, number) for case in batch for number in range(len(case.commands))]:
+        for case, number in [(one, number) for one in batch for number in range(len(one.commands))]:
             report = next(told)
             yield case, number, report
             if not isinstance(report["code"], int):  # the process has ended: what comes after it was not run

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 
 from tests.tiny import tiny_model
@@ -133,9 +132,15 @@ TEXTS: dict[str, bytes] = {
     "description with NUL bytes": b"\0" * 1000,
 }
 HARMLESS = {
-    "a name with escapes", "a card with escapes", "a flow with escapes", "size that no factor divides", "network grid of 10^6",
-    "pixel network of size 10^9", "the merges are a pipe", "the merges are a link to a secret",
-}  # fmt: skip
+    "a name with escapes",
+    "a card with escapes",
+    "a flow with escapes",
+    "size that no factor divides",
+    "network grid of 10^6",
+    "pixel network of size 10^9",
+    "the merges are a pipe",
+    "the merges are a link to a secret",
+}
 """What may be used all the same: words that only must not reach a terminal as they are, numbers that nothing is made by."""
 UNUSED = {"four flows with data of 10^12", "text codec of 10^12 pieces", "text codec with 10^6 memories"}
 """What is wrong with them belongs to flows that are not read for pictures of words."""
@@ -266,11 +271,13 @@ WEIGHTS: dict[str, Callable[[Path, bytes, Path], None]] = {
     "weights of 0 times 2^62 elements": _header(lambda header: _first(header, shape=[0, 2**62], data_offsets=[0, 0])),
     "weights of a negative shape": _header(lambda header: _first(header, shape=[-1, -4])),
     "weights of an unknown dtype": _header(lambda header: _first(header, dtype="F1024")),
-    "weights that lie in each other": _header(lambda header: [entry.update(data_offsets=[0, 64]) for entry in header.values() if "shape" in entry] and None),
+    "weights that lie in each other": _header(
+        lambda header: [entry.update(data_offsets=[0, 64]) for entry in header.values() if "shape" in entry] and None
+    ),
     "weights with a tensor named by escapes": _header(lambda header: {ESCAPES: header.popitem()[1], **header}),
     "weights with another tensor's name": _header(lambda header: {"x": header.popitem()[1], **header}),
     "an index that points outside": _index({"a": "../../outside/secret.safetensors"}),
     "an index that points anywhere": _index({"a": "{outside}/secret.safetensors"}),
     "an index that is a list": _index([1, 2]),
     "an index of numbers": _index({"a": 5}),
-}  # fmt: skip
+}

@@ -20,31 +20,111 @@ from tests.training.tiny import FLOW
 
 __all__ = ["fuzzed", "request_bodies"]
 
-WORDS = ["a", "red", "circle", "above", "blue", "|", ":", ":2", ":nan", ":1e400", "10:30", "p.png", "p.png:0.5", "", " ", "\n", "-1", "'", '"', "{}", "%s%n"]
-LETTERS = ["é", "漢", "🦊", "\u200b", "\u202e", "\u2028", "\x07", "\x1b[31m", "a" * 3000, "\ufeff", "İ", "ß", "\x85", "e\u0301" * 200, "\udce9"]
-NUMBERS = ["0", "1", "2", "-1", "1.5", "1e3", "nan", "inf", "-inf", "1_0", "0x10", "9" * 20, "-" + "9" * 20, str(2**63 - 1), "1" * 5000, "", "one"]
+WORDS = [
+    "a",
+    "red",
+    "circle",
+    "above",
+    "blue",
+    "|",
+    ":",
+    ":2",
+    ":nan",
+    ":1e400",
+    "10:30",
+    "p.png",
+    "p.png:0.5",
+    "",
+    " ",
+    "\n",
+    "-1",
+    "'",
+    '"',
+    "{}",
+    "%s%n",
+]
+LETTERS = [
+    "é",
+    "漢",
+    "🦊",
+    "\u200b",
+    "\u202e",
+    "\u2028",
+    "\x07",
+    "\x1b[31m",
+    "a" * 3000,
+    "\ufeff",
+    "İ",
+    "ß",
+    "\x85",
+    "e\u0301" * 200,
+    "\udce9",
+]
+NUMBERS = [
+    "0",
+    "1",
+    "2",
+    "-1",
+    "1.5",
+    "1e3",
+    "nan",
+    "inf",
+    "-inf",
+    "1_0",
+    "0x10",
+    "9" * 20,
+    "-" + "9" * 20,
+    str(2**63 - 1),
+    "1" * 5000,
+    "",
+    "one",
+]
 OPTIONS: dict[str, list[str]] = {
     "--steps": ["0", "1", "2", "-1", "1.5", "nan", "9" * 20, "one", ""],
-    "--seed": NUMBERS, "--guidance": NUMBERS, "--temperature": NUMBERS, "--truncation": NUMBERS, "--strength": NUMBERS,
-    "-n": ["0", "1", "2", "-1", "1.5", "", "9" * 20, "one"], "--batch-size": ["0", "1", "-1", "9" * 20, "x"],
-    "--size": ["32x32", "0x0", "-8x8", "8", "x", "8x8x8", "99999999999999999999x8", "1_6x16", "nanxnan", "", "1000000x1000000", "16×16"],
+    "--seed": NUMBERS,
+    "--guidance": NUMBERS,
+    "--temperature": NUMBERS,
+    "--truncation": NUMBERS,
+    "--strength": NUMBERS,
+    "-n": ["0", "1", "2", "-1", "1.5", "", "9" * 20, "one"],
+    "--batch-size": ["0", "1", "-1", "9" * 20, "x"],
+    "--size": ["32x32", "0x0", "-8x8", "8", "x", "8x8x8", "99999999999999999999x8", "1_6x16", "nanxnan", "", "16X16"],
     "--sampler": ["ancestral", "plms", "plms:eta=nan", "purity:weight=x", "x", "", "../x", "ancestral:", "confidence:=", ESCAPES],
-    "--precision": ["float32", "x", ""], "--device": ["cpu", "meta", "", "cuda:99", ESCAPES], "--spacing": ["cosine", "x", ""],
-    "--init": ["p.png", "none.png", "rec.png", "a" * 300, ".", "/dev/zero", "odd.png"], "--from": ["rec.png", "p.png", "none", ".", "odd.png"],
-    "--prompts": ["text.txt", "none", "odd.png", ".", "/dev/zero"], "--sheet": [], "--json": [], "--overwrite": [], "--x": [], "--": [],
+    "--precision": ["float32", "x", ""],
+    "--device": ["cpu", "meta", "", "cuda:99", ESCAPES],
+    "--spacing": ["cosine", "x", ""],
+    "--init": ["p.png", "none.png", "rec.png", "a" * 300, ".", "/dev/zero", "odd.png"],
+    "--from": ["rec.png", "p.png", "none", ".", "odd.png"],
+    "--prompts": ["text.txt", "none", "odd.png", ".", "/dev/zero"],
+    "--sheet": [],
+    "--json": [],
+    "--overwrite": [],
+    "--x": [],
+    "--": [],
     "--model": ["tiny", "tiny-v", "none", ".", "a/b/c", "odd.png", "a" * 300, "", ESCAPES],
-}  # fmt: skip
+}
 COMMANDS: dict[str, list[str]] = {
-    "generate": ["--model", "tiny", "--steps", "1", "-o", "out"], "inpaint": ["p.png", "--mask", "p.png", "--model", "tiny", "--steps", "1", "-o", "out"],
-    "extend": ["p.png", "--model", "tiny", "--steps", "1", "--size", "64x32", "-o", "out"], "info": [], "convert": ["-o", "out"], "models": [],
-    "train": [], "": [], "x": [], "--version": [], "vary": ["p.png", "--steps", "1", "--model", "tiny", "-o", "out"],
-    "blend": ["p.png", "--model", "tiny", "--steps", "1", "-o", "out"], "caption": ["p.png", "--model", "tiny", "--steps", "1"],
-    "rewrite": ["--model", "tiny", "--steps", "1"], "verify": ["tiny", "--steps", "1"],
-}  # fmt: skip
+    "generate": ["--model", "tiny", "--steps", "1", "-o", "out"],
+    "inpaint": ["p.png", "--mask", "p.png", "--model", "tiny", "--steps", "1", "-o", "out"],
+    "extend": ["p.png", "--model", "tiny", "--steps", "1", "--size", "64x32", "-o", "out"],
+    "info": [],
+    "convert": ["-o", "out"],
+    "models": [],
+    "train": [],
+    "": [],
+    "x": [],
+    "--version": [],
+    "vary": ["p.png", "--steps", "1", "--model", "tiny", "-o", "out"],
+    "blend": ["p.png", "--model", "tiny", "--steps", "1", "-o", "out"],
+    "caption": ["p.png", "--model", "tiny", "--steps", "1"],
+    "rewrite": ["--model", "tiny", "--steps", "1"],
+    "verify": ["tiny", "--steps", "1"],
+}
 """Each with what keeps it quick: small models and one step, unless an option that follows says otherwise."""
 VALUES: list[Any] = [
-    None, True, False, 0, 1, -1, 2, 3, 0.5, 1.5, -2.5, 10**12, -(10**12), 2**64, 1e308, float("nan"), float("inf"), "", "x", "1", "null", "a\0b",
-    "../../x", "/dev/zero", "https://attacker.example/x", ESCAPES, "a" * 300, [], {}, [1], [[[]]], {"kind": "x"}, {"a": None}, ["x"] * 3,
+    None, True, False, 0, 1, -1, 2, 3, 0.5, 1.5, -2.5, 10**12, -(10**12), 2**64, 1e308, float("nan"), float("inf"), "", "x", "1", "null",
+    "a\0b", "../../x", "/dev/zero", "https://attacker.example/x",
+    ESCAPES, "a" * 300, [], {}, [1], [[[]]], {"kind": "x"}, {"a": None}, ["x"] * 3,
 ]  # fmt: skip
 FIXED = {"steps", "epochs", "out", "workers", "batch_size", "compile", "tracker", "visdom_server", "length"}
 """Keys that are left alone: whatever is right for them only takes longer."""
@@ -136,14 +216,19 @@ def request_bodies(count: int, seed: int) -> Iterator[bytes]:
     rng = random.Random(seed)
     values = [*VALUES, *NUMBERS, 10**400, -0.0, "9" * 400, {"prompt": "a"}, "32x32", "\ud800"]
     right = {
-        "prompt": ["a red circle"], "model": ["tiny"], "n": [1], "size": ["32x32", "auto", None], "response_format": ["b64_json", "url", None],
-        "seed": [0, 7], "steps": [1], "guidance": [1.0, 2], "sampler": ["ancestral", None], "truncation": [0.9, 5, None], "temperature": [1.0, 0.5],
+        "prompt": ["a red circle"], "model": ["tiny"], "n": [1], "size": ["32x32", "auto", None], "seed": [0, 7], "steps": [1],
+        "response_format": ["b64_json", "url", None], "guidance": [1.0, 2], "sampler": ["ancestral", None],
+        "truncation": [0.9, 5, None], "temperature": [1.0, 0.5],
     }  # fmt: skip
     for _ in range(count):
-        body: dict[str, Any] = {key: rng.choice(choices) for key, choices in right.items() if key in ("prompt", "steps", "model") or rng.random() < 0.3}
+        body: dict[str, Any] = {
+            key: rng.choice(choices) for key, choices in right.items() if key in ("prompt", "steps", "model") or rng.random() < 0.3
+        }
         for _ in range(rng.choice([0, 1, 1, 1, 2])):
             key = rng.choice([*right, "user", "quality", "stream"])
-            body[key] = prompt(rng) if rng.random() < 0.2 else rng.choice([value for value in values if not (key == "steps" and value == 3)])
+            body[key] = (
+                prompt(rng) if rng.random() < 0.2 else rng.choice([value for value in values if not (key == "steps" and value == 3)])
+            )
         text = json.dumps(body).encode()
         chance = rng.random()
         if chance < 0.05:

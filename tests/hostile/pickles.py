@@ -58,7 +58,9 @@ def doubled(pair: bytes, times: int) -> bytes:
 
 
 def numbers(values: Iterator[int]) -> bytes:
-    return b"".join(b"\x8a" + bytes([(value.bit_length() + 8) // 8]) + value.to_bytes((value.bit_length() + 8) // 8, "little") for value in values)
+    return b"".join(
+        b"\x8a" + bytes([(value.bit_length() + 8) // 8]) + value.to_bytes((value.bit_length() + 8) // 8, "little") for value in values
+    )
 
 
 COLLIDING = 2**61 - 1  # a multiple of it has the hash 0
@@ -81,7 +83,9 @@ PICKLES: dict[str, Callable[[], bytes]] = {
     "copies a text as bytes": lambda: copies("_codecs", "encode", text("a" * BIG), more=text("latin1")),
     "copies a list as a tuple": lambda: copies("builtins", "tuple", b"(" + b"N" * 10**6 + b"l"),
     "copies a tuple as a list": lambda: copies("builtins", "list", b"(" + b"N" * 10**6 + b"t"),
-    "copies a dict": lambda: copies("collections", "OrderedDict", b"}(" + b"".join(b"M" + struct.pack("<H", i) + b"N" for i in range(60000)) + b"u"),
+    "copies a dict": lambda: copies(
+        "collections", "OrderedDict", b"}(" + b"".join(b"M" + struct.pack("<H", i) + b"N" for i in range(60000)) + b"u"
+    ),
     "copies sizes": lambda: copies("torch", "Size", b"(" + b"K\0" * 10**6 + b"t"),
     "copies an array": lambda: copied_array(),
     "many empty lists": lambda: START + b"]" * (6 * 10**7) + END,
@@ -97,14 +101,26 @@ PICKLES: dict[str, Callable[[], bytes]] = {
     "texts that quote themselves": lambda: START + b"".join(b"S" + repr("\\" * 2**k).encode() + b"\n" for k in range(22)) + END,
     "a text longer than the file": lambda: START + b"X" + struct.pack("<I", 2**32 - 1) + b"a" + END,
     "bytes longer than any file": lambda: START + b"\x8e" + struct.pack("<Q", 2**63) + END,
-    "keys whose hashes collide": lambda: START + b"}(" + b"".join(numbers(iter([COLLIDING * i])) + b"N" for i in range(1, 50_000)) + b"u" + END,
-    "tuples whose hashes collide": lambda: START + b"}(" + b"".join(numbers(iter([COLLIDING * i])) + b"\x85N" for i in range(1, 50_000)) + b"u" + END,
+    "keys whose hashes collide": lambda: (
+        START + b"}(" + b"".join(numbers(iter([COLLIDING * i])) + b"N" for i in range(1, 50_000)) + b"u" + END
+    ),
+    "tuples whose hashes collide": lambda: (
+        START + b"}(" + b"".join(numbers(iter([COLLIDING * i])) + b"\x85N" for i in range(1, 50_000)) + b"u" + END
+    ),
     "a key that is a tree of tuples": lambda: START + b"}N" + b"2\x86" * 60 + b"Ns" + END,
     "a tree of tuples": lambda: doubled(b"2\x86", 10**5),
-    "a tree of dicts": lambda: START + b"}" + b"q\0" + b"".join(b"}(X\1\0\0\0ah" + bytes([k]) + b"X\1\0\0\0bh" + bytes([k]) + b"uq" + bytes([k + 1]) for k in range(250)) + END,
+    "a tree of dicts": lambda: (
+        START
+        + b"}"
+        + b"q\0"
+        + b"".join(b"}(X\1\0\0\0ah" + bytes([k]) + b"X\1\0\0\0bh" + bytes([k]) + b"uq" + bytes([k + 1]) for k in range(250))
+        + END
+    ),
     "a chain of 10^6 lists": lambda: START + b"]" + b"]" * 10**5 + b"a" * 10**5 + END,
     "a dict in itself": lambda: START + b"}q\0X\1\0\0\0ah\0s" + END,
-    "a path of a million letters": lambda: START + b"}q\1" + text("a" * 10**6) + put(2) + b"0" + b"".join(b"}q\1" + get(2) + b"h\1s" for _ in range(100)) + END,
+    "a path of a million letters": lambda: (
+        START + b"}q\1" + text("a" * 10**6) + put(2) + b"0" + b"".join(b"}q\1" + get(2) + b"h\1s" for _ in range(100)) + END
+    ),
     "no end": lambda: START + b"}",
     "only an end": lambda: START + END,
     "an unknown instruction": lambda: START + b"\xff" + END,
@@ -115,7 +131,7 @@ PICKLES: dict[str, Callable[[], bytes]] = {
     "a tensor of negative strides": lambda: storage_pickle(stride="(J\xff\xff\xff\xffK\1t"),
     "a storage of 2^59 elements": lambda: storage_pickle(count="\x8a\x08\0\0\0\0\0\0\0\x08"),
     "a storage of an unknown type": lambda: storage_pickle().replace(b"FloatStorage", b"QUInt4Storage"),
-}  # fmt: skip
+}
 
 
 def write_checkpoints(folder: Path) -> list[Path]:
@@ -141,7 +157,7 @@ def write_checkpoints(folder: Path) -> list[Path]:
         "noise.pt": bytes(range(256)) * 40,
         "gzip.pth": b"\x1f\x8b" + bytes(100),
         "a part_ab": b"\x82\x11" + bytes(1000),
-        "a header of lists.safetensors": struct.pack("<Q", 10**6) + (b'{"a":[' + b"[]," * 333_330)[:10**6],
+        "a header of lists.safetensors": struct.pack("<Q", 10**6) + (b'{"a":[' + b"[]," * 333_330)[: 10**6],
         "a header of 10^18 bytes.safetensors": struct.pack("<Q", 10**18) + b"{}",
     }.items():
         (folder / name).write_bytes(content)

@@ -58,16 +58,22 @@ VALUES: dict[str, dict[str, Any]] = {
     "out is below a file": {"out": ".out/run"},
     "out is NUL": {"out": "a\0b"},
     "panel is a number": {"panel": 5},
-    "network of depth 10^9": FLOW | {"steps": 1, "model": {**FLOW["model"], "network": {"kind": "vq-diffusion", "width": 24, "depth": 10**9, "heads": 2}}},
-    "network of width 10^9": FLOW | {"steps": 1, "model": {**FLOW["model"], "network": {"kind": "vq-diffusion", "width": 10**9, "depth": 1, "heads": 1}}},
+    "network of depth 10^9": FLOW
+    | {"steps": 1, "model": {**FLOW["model"], "network": {"kind": "vq-diffusion", "width": 24, "depth": 10**9, "heads": 2}}},
+    "network of width 10^9": FLOW
+    | {"steps": 1, "model": {**FLOW["model"], "network": {"kind": "vq-diffusion", "width": 10**9, "depth": 1, "heads": 1}}},
     "words of 10^9 length": FLOW | {"steps": 1, "model": {**FLOW["model"], "context": {**FLOW["model"]["context"], "length": 10**9}}},
     "process of 10^9 steps": FLOW | {"steps": 1, "model": {**FLOW["model"], "process": {"kind": "vq-diffusion", "steps": 10**9}}},
     "process of -1 steps": FLOW | {"steps": 1, "model": {**FLOW["model"], "process": {"kind": "vq-diffusion", "steps": -1}}},
-}  # fmt: skip
+}
 TEXTS: dict[str, bytes] = {
     "aliases that multiply": f"steps: {BOMB}\n".encode(),
-    "aliases that multiply in data": yaml.safe_dump(RECIPE | {"data": "HERE"}).replace("HERE", f"{{kind: shards, root: x, where: {{a: {BOMB}}}}}").encode(),
-    "merge keys that multiply": "".join(f"k{i}: &k{i} {{<<: [{','.join(f'*k{i - 1}' for _ in range(9 if i else 0))}], a{i}: 1}}\n" for i in range(12)).encode(),
+    "aliases that multiply in data": yaml.safe_dump(RECIPE | {"data": "HERE"})
+    .replace("HERE", f"{{kind: shards, root: x, where: {{a: {BOMB}}}}}")
+    .encode(),
+    "merge keys that multiply": "".join(
+        f"k{i}: &k{i} {{<<: [{','.join(f'*k{i - 1}' for _ in range(9 if i else 0))}], a{i}: 1}}\n" for i in range(12)
+    ).encode(),
     "an alias of itself": b"data: &a [*a]\n",
     "a key of itself": b"&a ? *a\n",
     "tags that run": b"steps: !!python/object/apply:os.system ['touch ran']\n",
@@ -89,7 +95,7 @@ TEXTS: dict[str, bytes] = {
     "a number alone": b"5\n",
     "two documents": b"steps: 1\n---\nsteps: 2\n",
     "tabs": b"steps:\n\t- 1\n",
-}  # fmt: skip
+}
 
 
 def write_recipes(folder: Path) -> list[Path]:
@@ -145,15 +151,30 @@ ARCHIVES: dict[str, Callable[[Path], bytes]] = {
     "a tar of global headers": lambda _: (header(b"g", b"14", b"g") + b"12 path=a.b\n".ljust(512, b"\0")) * 2000,
     "a tar with a size of base 256": lambda _: header(b"a.png", b"\x80" + b"\xff" * 11, b"0") + bytes(1024),
     "a tar with a negative size": lambda _: header(b"a.png", b"\xff" * 12, b"0") + bytes(1024),
-    "a tar with sparse members": lambda _: archive(("a.png", b"1\n0\n512\n".ljust(512, b"\0"), {"pax_headers": {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "b.png", "GNU.sparse.realsize": str(10**12)}})),
+    "a tar with sparse members": lambda _: archive(
+        (
+            "a.png",
+            b"1\n0\n512\n".ljust(512, b"\0"),
+            {
+                "pax_headers": {
+                    "GNU.sparse.major": "1",
+                    "GNU.sparse.minor": "0",
+                    "GNU.sparse.name": "b.png",
+                    "GNU.sparse.realsize": str(10**12),
+                }
+            },
+        )
+    ),
     "a tar with a pax size that lies": lambda _: archive(("a.png", b"x", {"pax_headers": {"size": "9" * 30}})),
-    "a tar with a pax record in a loop": lambda _: header(b"x", b"2", b"x") + b"0 ".ljust(512, b"\0") + header(b"a.png", b"0", b"0") + bytes(1024),
+    "a tar with a pax record in a loop": lambda _: (
+        header(b"x", b"2", b"x") + b"0 ".ljust(512, b"\0") + header(b"a.png", b"0", b"0") + bytes(1024)
+    ),
     "a tar of a caption of 40 MB": lambda _: archive(("a.png", picture(), {}), ("a.txt", b"a " * 20 * 10**6, {})),
     "a tar of deep JSON": lambda _: archive(("a.png", picture(), {}), ("a.json", b"[" * 10**6, {})),
     "a tar of nothing": lambda _: b"",
     "a tar of zeros": lambda _: bytes(10240),
     "a tar of noise": lambda _: bytes(range(256)) * 40,
-}  # fmt: skip
+}
 
 
 def write_datasets(folder: Path, outside: Path) -> list[Path]:
@@ -211,7 +232,17 @@ def write_datasets(folder: Path, outside: Path) -> list[Path]:
     return made
 
 
-POINTERS = ["[]", "{}", '{"file": 5}', '{"file": "../../../../../etc/passwd"}', "", "nul\0", "[" * 10**5, '{"file": "a\\u0000b"}', '{"file": "."}']
+POINTERS = [
+    "[]",
+    "{}",
+    '{"file": 5}',
+    '{"file": "../../../../../etc/passwd"}',
+    "",
+    "nul\0",
+    "[" * 10**5,
+    '{"file": "a\\u0000b"}',
+    '{"file": "."}',
+]
 STATES: dict[str, Any] = {
     "runs code": lambda state: {"step": 1, "model": Runs(os.system, "touch ran")},
     "is a list": lambda state: [1],

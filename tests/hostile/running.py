@@ -38,7 +38,18 @@ READY = [
 ]  # fmt: skip
 STARTS = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "pickle.find_class", "ctypes.dlopen", "webbrowser.open"}
 NETWORK = {"socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.bind", "socket.sendto", "urllib.Request"}
-CHANGES = {"os.mkdir", "os.remove", "os.rmdir", "os.rename", "os.link", "os.symlink", "os.truncate", "os.chmod", "os.chown", "shutil.rmtree"}
+CHANGES = {
+    "os.mkdir",
+    "os.remove",
+    "os.rmdir",
+    "os.rename",
+    "os.link",
+    "os.symlink",
+    "os.truncate",
+    "os.chmod",
+    "os.chown",
+    "shutil.rmtree",
+}
 SECRETS = ("/etc/passwd", "/etc/shadow", "/etc/hosts")
 
 
@@ -50,7 +61,7 @@ class Watch:
 
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event == "open":
-            path, mode, flags = arguments
+            path, _, flags = arguments
             if isinstance(path, str | bytes | os.PathLike):
                 self.opened(os.path.realpath(os.fsdecode(path)), bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)))
         elif (event in STARTS and arguments != (None,)) or event in NETWORK:  # ctypes.dlopen(None) is the program itself
@@ -102,8 +113,10 @@ def child(job: dict[str, Any], outside: Path) -> None:
     for number, name in ((1, ".out"), (2, ".err"), (NOTES, ".notes"), (CODES, ".codes")):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600), number)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    sys.stdout, sys.stderr = (open(number, "w", encoding="utf-8", errors="strict", closefd=False) for number in (1, 2))  # noqa: PTH123, SIM115
-    os.environ.update(HOME=str(room), HF_HOME=str(room / "hub"), XDG_CACHE_HOME=str(room / "cache"), TMPDIR=str(room), SECRET="environment-secret")
+    sys.stdout, sys.stderr = (open(number, "w", encoding="utf-8", errors="strict", closefd=False) for number in (1, 2))  # noqa: SIM115
+    os.environ.update(
+        HOME=str(room), HF_HOME=str(room / "hub"), XDG_CACHE_HOME=str(room / "cache"), TMPDIR=str(room), SECRET="environment-secret"
+    )
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     sys.addaudithook(Watch(room, outside, NOTES))
@@ -165,7 +178,7 @@ def run(job: dict[str, Any], outside: Path) -> Iterator[dict[str, Any]]:
 
 
 def main(jobs: Path, reports: Path) -> None:
-    sys.path.insert(0, os.getcwd())
+    sys.path.insert(0, str(Path.cwd()))
     for name in READY:
         importlib.import_module(name)
     import torch

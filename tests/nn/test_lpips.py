@@ -80,7 +80,7 @@ def test_weights_that_are_not_there_are_named_with_the_alternative(tmp_path: Pat
         ({"kind": "lpips", "network": "vgg19"}, "did you mean 'vgg'"),
         ({"network": "vgg"}, "needs a kind"),
         ({"kind": "codec", "folder": "nowhere"}, "is not a trained codec"),
-        ({"kind": "codec"}, "bad configuration"),
+        ({"kind": "codec"}, "needs the argument 'folder'"),
     ],
 )
 def test_bad_descriptions_are_named(description: dict[str, Any], message: str) -> None:

@@ -1,7 +1,9 @@
 """What may have changed when a run goes on, what it keeps for that, and that nothing of it stays behind."""
 
+import contextlib
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,7 +15,7 @@ import torch
 from tessera.errors import TesseraError, UsageError
 from tessera.training.checkpointing import Checkpointer
 from tessera.training.run import train
-from tests.training.tiny import CODEC, FLOW, metrics, start, write
+from tests.training.tiny import CODEC, FLOW, metrics, write
 
 EVERY = {"checkpoint": {"every": 1, "minutes": None}}
 
@@ -22,7 +24,9 @@ def warnings_of(run: Path) -> list[str]:
     return [line["message"] for line in metrics(run, "warning")]
 
 
-@pytest.mark.parametrize("advice", [{"optimizer": {"rate": 1e-4, "weight_decay": 0.0, "clip": None}}, {"precision": "float32"}], ids=["rate", "precision"])
+@pytest.mark.parametrize(
+    "advice", [{"optimizer": {"rate": 1e-4, "weight_decay": 0.0, "clip": None}}, {"precision": "float32"}], ids=["rate", "precision"]
+)
 def test_a_run_that_diverged_goes_on_as_its_error_advises(tmp_path: Path, advice: dict[str, Any]) -> None:
     recipe = FLOW | EVERY | {"precision": "bfloat16", "optimizer": {"rate": 1e-3, "weight_decay": 0.0, "clip": None}}
     run = train(write(tmp_path, recipe, steps=2))
@@ -62,7 +66,9 @@ def test_a_finished_run_keeps_two_checkpoints_and_needs_one(tmp_path: Path, step
 
 
 def test_a_run_whose_data_changed_says_so(tmp_path: Path) -> None:
-    run = train(write(tmp_path, CODEC, steps=1, data={"kind": "folder", "root": str(pictures(tmp_path / "data", 4)), "size": 64}))
+    run = train(
+        write(tmp_path, CODEC, steps=1, data={"kind": "folder", "root": str(pictures(tmp_path / "data", 4)), "size": 64, "captions": None})
+    )
     pictures(tmp_path / "data", 6)
     train(tmp_path / "recipe-in.yaml", ["steps=2"])
     assert len(warnings_of(run)) == 1
@@ -83,30 +89,42 @@ def pictures(folder: Path, count: int) -> Path:
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are looked up in /proc")
 def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     changes: dict[str, Any] = {"steps": 10**6, "workers": 2, "log_every": 1, "data": {"kind": "scenes", "length": 10**6}}
-    process = start(tmp_path, write(tmp_path, CODEC, **changes))
+    command = [sys.executable, "-m", "tessera", "train", str(write(tmp_path, CODEC, **changes))]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
     path = tmp_path / "run" / "metrics.jsonl"
-    while process.poll() is None and not (path.exists() and path.read_text().count("\n") > 1):
-        time.sleep(0.01)
-    workers = [child for child in descendants(process.pid) if child != process.pid]
-    assert len(workers) >= 2
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    end = time.monotonic() + 60
-    while (left := [worker for worker in workers if alive(worker)]) and time.monotonic() < end:
-        time.sleep(0.05)
-    for worker in left:
-        os.kill(worker, signal.SIGKILL)
-    assert not left
-
-
-def descendants(process: int) -> list[int]:
-    """A process and all that it started."""
-    tasks = Path(f"/proc/{process}/task").glob("*/children")
-    return [process, *(found for task in tasks for child in task.read_text().split() for found in descendants(int(child)))]
-
-
-def alive(process: int) -> bool:
+    workers: set[int] = set()
     try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+        while process.poll() is None and not (path.exists() and path.read_text().count("\n") > 1):
+            time.sleep(0.01)
+        workers = descendants(process.pid)
+        assert len(workers) >= 2
+        process.kill()
+        process.wait()
+        end = time.monotonic() + 60  # they look every few seconds
+        while workers & parents().keys() and time.monotonic() < end:
+            time.sleep(0.05)
+        assert not workers & parents().keys()
+    finally:
+        for one in [process.pid, *workers]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(one, signal.SIGKILL)
+
+
+def parents() -> dict[int, int]:
+    """Of every process that has not ended, the one that started it."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, parent, *_ = path.read_text().rpartition(")")[2].split()
+            if state not in "ZX":
+                found[int(path.parent.name)] = int(parent)
+    return found
+
+
+def descendants(process: int) -> set[int]:
+    """All that a process started, and what these started."""
+    known = parents()
+    found: set[int] = set()
+    while more := {child for child, parent in known.items() if parent in {process, *found}} - found:
+        found |= more
+    return found

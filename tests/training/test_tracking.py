@@ -27,7 +27,7 @@ def test_skipped_files_survive_a_resume(tmp_path: Path) -> None:
     lines = path.read_text(encoding="utf-8").split("\n")
     assert [line.split("\t")[:2] for line in lines[:-1]] == [
         ["1", "a.png"],
-        ["1", "b\\x0a.png"],
+        ["1", "b\\n.png"],
         ["1", "caf\\udce9.png"],
         ["4", "later.png"],
     ]

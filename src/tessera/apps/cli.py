@@ -23,6 +23,7 @@ from tessera.apps.train import train
 from tessera.apps.vary import blend, edit, vary
 from tessera.apps.verify import verify
 from tessera.errors import TesseraError, shortened
+from tessera.visible import on_one_line
 
 __all__ = ["app", "main"]
 
@@ -90,7 +91,7 @@ def _explain(error: Exception) -> int:
     """One sentence for whatever went wrong, and the exit code."""
     sentence, code = _sentence(error)
     if sentence:
-        say(f"tessera: {shortened(sentence, LONGEST)}")
+        say(f"tessera: {on_one_line(shortened(sentence, LONGEST))}")
     return code
 
 

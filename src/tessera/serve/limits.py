@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tessera.errors import UsageError
+from tessera.schema import shown
 
 __all__ = ["LIMITS", "Busy", "Limits"]
 
@@ -62,7 +63,7 @@ class Limits:
     def at_most(self, what: str, value: float, most: float) -> None:
         """Raises UsageError for more than `most` of `what`."""
         if value > most:
-            raise UsageError(f"{value:,.0f} {what} are more than this server takes: at most {most:,.0f}")
+            raise UsageError(f"{shown(value)} {what} are more than this server takes: at most {most:,.0f}")
 
 
 LIMITS = Limits()

@@ -135,7 +135,13 @@ def _found(folder: Path, left_out: dict[str, str]) -> list[Offer]:
     if not folder.is_dir():
         raise UsageError(f"there is no folder {folder}: --models names a folder with models")
     root = folder.resolve()
-    inside = [path for path in [*sorted(folder.iterdir()), *sorted(folder.glob("*/*"))] if path.resolve().is_relative_to(root)]
+    inside = []
+    for path in [*sorted(folder.iterdir()), *sorted(folder.glob("*/*"))]:
+        try:
+            if path.resolve().is_relative_to(root):
+                inside.append(path)
+        except (OSError, RuntimeError) as error:  # a link in a circle
+            left_out[path.relative_to(folder).as_posix()] = f"it cannot be followed ({error})"
     offers = []
     for path in inside:
         name = path.relative_to(folder).as_posix()
