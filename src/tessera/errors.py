@@ -18,6 +18,9 @@ class UsageError(TesseraError, ValueError):
     exit_code = 2
 
 
+LONGEST = 160  # characters of a name in a sentence
+
+
 def shortened(text: str, most: int = 60) -> str:
     """The text as a sentence can hold it, however long it is."""
     return text if len(text) <= most else f"{text[: most - 3]}..."
@@ -26,7 +29,7 @@ def shortened(text: str, most: int = 60) -> str:
 def suggest(kind: str, name: str, known: Iterable[str]) -> str:
     """The sentence for an unknown name: `unknown sampler 'purty': did you mean 'purity'? Known: …`."""
     known = sorted(known)
-    name = shortened(name)
+    name = name if len(name) <= LONGEST else f"{name[:20]}...{name[20 - LONGEST :]}"  # the end of a path tells it from others
     near = difflib.get_close_matches(name, known, n=1)
     hint = f" did you mean {near[0]!r}?" if near else ""
     return f"unknown {kind} {name!r}:{hint} known: {', '.join(known)}"

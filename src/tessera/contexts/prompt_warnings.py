@@ -3,11 +3,10 @@
 import warnings
 from collections.abc import Sequence
 
-from tessera.errors import UsageError
+from tessera.errors import UsageError, shortened
 
-__all__ = ["NotAsTyped", "PromptTruncated", "PromptWarning", "UnknownWords", "listed", "shortened", "valid", "warn_truncated"]
+__all__ = ["NotAsTyped", "PromptTruncated", "PromptWarning", "UnknownWords", "listed", "valid", "warn_truncated"]
 
-SHOWN = 60  # characters of a text in a sentence
 LISTED = 10  # words in one
 
 
@@ -31,11 +30,6 @@ def warn_truncated(prompt: str, cut: str, limit: int) -> None:
     """Warns that `cut`, the end of `prompt`, does not fit `limit` tokens."""
     message = f"prompt {shortened(prompt)!r} is longer than the model's {limit} tokens; this end was cut: {shortened(cut)!r}"
     warnings.warn(message, PromptTruncated, stacklevel=3)
-
-
-def shortened(text: str) -> str:
-    """The beginning of a text, for a sentence."""
-    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
 
 
 def listed(words: Sequence[str]) -> str:

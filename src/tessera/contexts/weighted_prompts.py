@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from tessera.contexts.prompt_warnings import NotAsTyped, shortened
-from tessera.errors import UsageError
+from tessera.contexts.prompt_warnings import NotAsTyped
+from tessera.errors import UsageError, shortened
 from tessera.pictures import SUFFIXES, is_address
 
 __all__ = [
