@@ -33,7 +33,7 @@ serve: $(INSTALLED)  ## the web page, at http://127.0.0.1:7860/
 test: $(INSTALLED)  ## the whole suite
 	$(BIN)/python -m pytest -n $(WORKERS)
 
-fuzz: $(INSTALLED)  ## hostile files through every command, then 10,000 random command lines, recipes, prompts and requests; an hour
+fuzz: $(INSTALLED)  ## hostile files through every command, then 10,000 random command lines, recipes, prompts and requests
 	$(BIN)/python -m tests.hostile
 
 lint: $(INSTALLED)  ## style, format and types
