@@ -230,7 +230,7 @@ def test_no_words() -> None:
         (lambda model: model.text_variation(FIRST), "this takes words, not a picture"),
         (lambda model: model.text_variation("  "), "the prompt is empty"),
         (lambda model: model.text_variation("a \udcff"), "not valid Unicode"),
-        (lambda model: model.text_variation("red", beams=-1), "beams must be 0"),
+        (lambda model: model.text_variation("red", beams=-1), "beams must be 0 to"),
         (lambda model: list(model.stream(["red", Blend(texts=("red",))], 1, 0, model.defaults)), "words, not 'red'"),
         (lambda model: list(model.stream(Blend(texts=("red",), add="blue"), 1, 0, model.defaults)), "Model.edit"),
         (lambda model: list(model.write(Blend((Seen(FIRST),), colour="match"), 1, 0, model.defaults)), "words have no colours"),

@@ -84,7 +84,7 @@ class SamplingSettings:
     def __post_init__(self) -> None:
         if isinstance(self.sampler, str):
             any_sampler(self.sampler)
-        for name, least, most in (("steps", 1, 100_000), ("resample", 1, 10_000), ("cutouts", 1, 10_000), ("beams", 0, 1_000)):
+        for name, least, most in (("steps", 1, 100_000), ("resample", 1, 10_000), ("cutouts", 0, 10_000), ("beams", 0, 1_000)):
             value = getattr(self, name)
             if value is not None and not least <= value <= most:
                 raise UsageError(f"{name} must be {least} to {most}, not {shown(value)}")

@@ -12,7 +12,7 @@ from tessera.errors import TesseraError, UsageError
 from tests.conformance.cases import ORIGINALS
 
 MERGES = ["a b</w>", "a a", "aa aa", "c a", "ca t</w>"]
-MERGES = ORIGINALS / "vq_diffusion" / "clip_bpe" / "merges.json"
+RELEASED = ORIGINALS / "vq_diffusion" / "clip_bpe" / "merges.json"
 
 
 def tokenizer(**changes) -> ClipTokenizer:
@@ -120,8 +120,8 @@ def test_bad_merges_files(tmp_path):
             read_merges(tmp_path / "broken.json")
 
 
-@pytest.mark.skipif(not MERGES.exists(), reason="CLIP's merges are not part of the project, and are not beside it")
+@pytest.mark.skipif(not RELEASED.exists(), reason="CLIP's merges are not part of the project, and are not beside it")
 def test_clip_merges():
-    clip = ClipTokenizer(read_merges(MERGES))
+    clip = ClipTokenizer(read_merges(RELEASED))
     assert (clip.vocabulary_size, clip.start, clip.end) == (49408, 49406, 49407)
     assert clip.encode("a photo of a cat") == [320, 1125, 539, 320, 2368]

@@ -48,7 +48,7 @@ def fid(
     from tessera.evaluation.measuring import read_statistics
     from tessera.evaluation.reports import Report, recipe_of
 
-    measurer = options.measurer(samples, reference)
+    measurer = options.measurer()
     if Path(reference).is_file():
         known = read_statistics(Path(reference), measurer.extractor)
         if reference_count not in (None, known.origin.count):
@@ -84,7 +84,7 @@ def kid(
     from tessera.evaluation.kid import SEED, kernel_distance
     from tessera.evaluation.reports import Report, recipe_of
 
-    measurer = options.measurer(samples, reference)
+    measurer = options.measurer()
     fake, real = make_bench(samples, reference, options, measurer, count, reference_count).features()
     found = kernel_distance(fake.values, real.values, subsets, subset_size)
     recipe = recipe_of(real.origin, fake.origin, subsets=subsets, subset_size=subset_size, seed=SEED)
@@ -107,7 +107,7 @@ def prdc(
     from tessera.evaluation.prdc import prdc as measure
     from tessera.evaluation.reports import Report, recipe_of
 
-    measurer = options.measurer(samples, reference)
+    measurer = options.measurer()
     fake, real = make_bench(samples, reference, options, measurer, count, reference_count, equal=True).features()
     found = asdict(measure(real.values, fake.values, k))
     report = Report("prdc", found, recipe_of(real.origin, fake.origin, k=k), fake.origin.account, tessera.__version__)
@@ -124,7 +124,7 @@ def statistics(
     options: FeatureOptions,
 ) -> None:
     """Mean and covariance of the features of pictures, to measure FID against without the pictures."""
-    measurer = options.measurer(pictures)
+    measurer = options.measurer()
     measured = options.named.pictures(pictures)
     with progress_of(measured, count) as step:
         made = measurer.statistics(measured, count, step)

@@ -67,7 +67,7 @@ def reconstruction(
     from tessera.evaluation.reports import Report, recipe_of
     from tessera.model import torch_device
 
-    measurer = options.measurer(pictures)
+    measurer = options.measurer()
     originals = options.named.pictures(pictures)
     wanted = count or (DEFAULT if originals.count is None else None)
     reconstructed = Reconstructed(originals, load_codec(source, **options.extras).to(torch_device(options.device)), options.batch_size)
@@ -116,7 +116,7 @@ def neighbours(
             network = load_lpips(lpips).to(torch_device(options.device))
             found = neighbours_by_lpips(shown, among, network, k, wanted, options.batch_size, step)
         else:
-            measurer = options.measurer(training, samples)
+            measurer = options.measurer()
             found = neighbours_by_features(shown, among, measurer, k, wanted, step)
     target = OutputFolder(output, overwrite=True)
     height, width = shown[0].shape[1:]

@@ -73,11 +73,8 @@ class FeatureOptions(SetOptions):
     ] = None
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no features.")] = False
 
-    def measurer(self, *names: str) -> "Measurer":
-        """What measures the sets of these names; says where its features know nothing of them.
-
-        Raises UsageError for options that mean nothing together.
-        """
+    def measurer(self) -> "Measurer":
+        """Raises UsageError for options that mean nothing together."""
         from tessera.checkpoints.hashes import cache_folder
         from tessera.evaluation.extractors import make_extractor
         from tessera.evaluation.measuring import Measurer
@@ -86,11 +83,6 @@ class FeatureOptions(SetOptions):
         whole_number("batch_size", self.batch_size, 1)
         if self.no_cache and self.cache is not None:
             raise UsageError("--no-cache keeps no features, so --cache has no meaning: leave one of them out")
-        if self.extractor == "scenes" and names and not any("scene" in name for name in names):
-            say(
-                "warning: the features of `scenes` tell the pictures of the built-in world apart; for photographs give --extractor "
-                "inception:FILE or dinov2:FOLDER"
-            )
         place = None if self.no_cache else self.cache or cache_folder() / "features"
         return Measurer(make_extractor(self.extractor, torch_device(self.device)), place, self.batch_size)
 
@@ -153,6 +145,13 @@ def make_bench(
 
 
 def finish(report: "Report", sentence: str, output: Path | None, as_json: bool) -> None:
+    """Saves and says a report, and where its features know nothing of its pictures."""
+    names = [str(report.samples.get("name")), str(report.recipe.get("reference", {}).get("name"))]
+    if report.recipe.get("extractor", {}).get("name") == "scenes" and not any("scene" in name for name in names):
+        say(
+            "warning: the features of `scenes` tell the pictures of the built-in world apart; for photographs give --extractor "
+            "inception:FILE or dinov2:FOLDER"
+        )
     if output is not None:
         report.save(output)
     if as_json:
