@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tessera.errors import TesseraError
-from tessera.finite import check_weights, is_finite, not_finite, require_finite
+from tessera.finite import checked, is_finite, not_finite, require_finite
 
 FLOATS = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e5m2]
 BAD = [float("nan"), float("inf"), -float("inf")]
@@ -33,9 +33,9 @@ def test_what_has_no_such_values_is_finite() -> None:
 def test_names_are_told() -> None:
     tensors = {"a": torch.ones(2), "b": torch.tensor([float("nan")]), "c": torch.tensor(1), "d": torch.tensor(float("inf"))}
     assert not_finite(tensors.items()) == ["b", "d"]
-    check_weights("here", [("a", tensors["a"])])
-    with pytest.raises(TesseraError, match="the weights in here hold NaN or infinity, in b and 1 other tensors"):
-        check_weights("here", tensors.items())
+    assert checked("here", "a", tensors["a"]) is tensors["a"]
+    with pytest.raises(TesseraError, match="the weights in here hold NaN or infinity, in b"):
+        checked("here", "b", tensors["b"])
     require_finite(tensors["a"], "sampling", "advice")
     with pytest.raises(TesseraError, match="sampling gave numbers that are not finite: advice"):
         require_finite(tensors["b"], "sampling", "advice")

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tessera.errors import TesseraError
 
-__all__ = ["check_weights", "is_finite", "not_finite", "require_finite"]
+__all__ = ["checked", "is_finite", "not_finite", "require_finite"]
 
 
 def is_finite(values: Tensor) -> bool:
@@ -24,12 +24,11 @@ def not_finite(tensors: Iterable[tuple[str, Tensor]]) -> list[str]:
     return [name for name, tensor in tensors if not is_finite(tensor)]
 
 
-def check_weights(source: object, tensors: Iterable[tuple[str, Tensor]]) -> None:
-    """Raises TesseraError when weights hold NaN or infinity. `source`: where they come from."""
-    names = not_finite(tensors)
-    if names:
-        where = names[0] + (f" and {len(names) - 1} other tensors" if len(names) > 1 else "")
-        raise TesseraError(f"the weights in {source} hold NaN or infinity, in {where}: get them again, or from an earlier checkpoint")
+def checked(source: object, name: str, tensor: Tensor) -> Tensor:
+    """The tensor of weights itself. TesseraError when it holds NaN or infinity. `source`: the file that it comes from."""
+    if not is_finite(tensor):
+        raise TesseraError(f"the weights in {source} hold NaN or infinity, in {name}: get them again, or from an earlier checkpoint")
+    return tensor
 
 
 def require_finite(values: Tensor, stage: str, advice: str) -> None:

@@ -12,7 +12,6 @@ from torch import Tensor
 from tessera.atomic import write_folder
 from tessera.codecs.codec import TokenCodec
 from tessera.errors import TesseraError, UsageError, suggest
-from tessera.finite import check_weights
 from tessera.float_flow import FloatFlow
 from tessera.flow import Flow, SamplingSettings, TokenFlow
 from tessera.model_folder import DESCRIPTION, FORMAT, WEIGHTS, read_description
@@ -111,7 +110,6 @@ def read_model(folder: Path, flows: Sequence[str] | None = None) -> Stored:
     with torch.no_grad():
         for name, tensor in expected.items():
             tensor.copy_(stored[name])
-    check_weights(folder, expected.items())
     for part in all_parts(model.flows):
         if hasattr(part, "load_extra_files"):
             part.load_extra_files(folder)

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tessera.errors import TesseraError
+from tessera.finite import checked
 from tessera.tensor_index import combined_sha256, index_name, locate, shard_names
 
 __all__ = ["SHARD_BYTES", "StoredTensors", "TensorSource", "write_tensors"]
@@ -73,7 +74,7 @@ def write_tensors(folder: Path, file: str, tensors: Mapping[str, TensorSource], 
 class StoredTensors(Mapping[str, Tensor]):
     """The tensors of `file` in a folder, sharded or not: each is read when it is asked for, and not kept.
 
-    Raises TesseraError when the files are missing, damaged, or not what their index says.
+    Raises TesseraError when the files are missing, damaged, or not what their index says, and for a tensor that holds NaN or infinity.
     """
 
     def __init__(self, folder: Path, file: str) -> None:
@@ -85,6 +86,10 @@ class StoredTensors(Mapping[str, Tensor]):
         return {name: located.shape for name, located in self._located.items()}
 
     def __getitem__(self, name: str) -> Tensor:
+        return checked(self._located[name].path, name, self.read(name))
+
+    def read(self, name: str) -> Tensor:
+        """The tensor as it is, NaN and infinity included."""
         path = self._located[name].path
         try:
             if path not in self._opened:

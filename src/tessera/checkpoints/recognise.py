@@ -14,7 +14,6 @@ from tessera.checkpoints.cards import card
 from tessera.checkpoints.registry import find_local, resolve
 from tessera.checkpoints.safe_read import Archive
 from tessera.errors import TesseraError
-from tessera.finite import check_weights
 from tessera.model import Model
 from tessera.registry import FAMILIES
 
@@ -96,8 +95,6 @@ def build(archive: Archive, finding: Finding, extras: Extras) -> Model | nn.Modu
         TesseraError: it is incomplete, or a file cannot be read.
     """
     made: Model | nn.Module = import_module(FAMILIES[finding.family]).build(archive, finding, with_local_files(finding, extras))
-    for module in made.flows.values() if isinstance(made, Model) else [made]:
-        check_weights(archive.path, module.state_dict().items())
     return made
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tessera.errors import TesseraError
+from tessera.finite import checked
 
 __all__ = ["ByteSource", "Deflated", "FilePart", "InMemory", "StoredTensor", "Tensors", "contiguous_strides", "is_shape"]
 
@@ -111,6 +112,11 @@ class StoredTensor:
     def __repr__(self) -> str:
         return f"StoredTensor({list(self.shape)}, {self.dtype})"
 
+    @property
+    def path(self) -> Path | None:
+        """The file that its bytes are in; None for those of a description."""
+        return getattr(self._source, "path", None)
+
     def read(self) -> Tensor:
         """A fresh contiguous CPU tensor. Reads its own part of the file only and keeps nothing.
 
@@ -128,13 +134,14 @@ class StoredTensor:
 
 
 class Tensors(Mapping[str, Tensor]):
-    """Stored tensors as a state dict: each is read when asked for and not kept."""
+    """Stored tensors as a state dict: each is read when asked for and not kept. TesseraError for one that holds NaN or infinity."""
 
     def __init__(self, stored: Mapping[str, StoredTensor]) -> None:
         self._stored = stored
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._stored[name].read()
+        stored = self._stored[name]
+        return checked(stored.path, name, stored.read())
 
     def __contains__(self, name: object) -> bool:
         return name in self._stored  # without reading it

@@ -145,5 +145,6 @@ def test_a_description_that_names_no_part(folder: Path, tmp_path: Path) -> None:
     about = json.loads((folder / "model.json").read_text())
     about["flows"]["text_to_image"]["network"]["part"] = "versatil"
     (tmp_path / "model.json").write_text(json.dumps(about))
+    (tmp_path / "model.safetensors").symlink_to(folder / "model.safetensors")
     with pytest.raises(TesseraError, match="unknown part 'versatil'"):
         load(tmp_path)
