@@ -109,9 +109,9 @@ def test_a_run_that_diverges_before_anything_was_saved(tmp_path: Path) -> None:
         train(write(tmp_path, ABSORBING | changes))
 
 
-def test_an_empty_validation_split(tmp_path: Path) -> None:
+def test_a_validation_split_without_examples(tmp_path: Path) -> None:
     data = {"kind": "scenes", "length": 0, "split": "held-out"}
-    with pytest.raises(UsageError, match=r"validation data .* is empty"):
+    with pytest.raises(UsageError, match="length is 0: input should be greater than 0"):
         train(write(tmp_path, ABSORBING | {"validation": {"data": data}}))
 
 
