@@ -66,8 +66,9 @@ class SkippedFile:
             met, _, named = line.partition("\t")
             if met.isdecimal() and int(met) <= step:
                 self._lines[named.partition("\t")[0]] = line
-        with write_file(path) as part:
-            part.write_text("".join(f"{line}\n" for line in self._lines.values()), encoding="utf-8")
+        if path.exists():  # without the lines of steps after the checkpoint
+            with write_file(path) as part:
+                part.write_text("".join(f"{line}\n" for line in self._lines.values()), encoding="utf-8")
 
     def __len__(self) -> int:
         return len(self._lines)
