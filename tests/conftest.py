@@ -1,15 +1,19 @@
-"""Every public signature's shapes and types are checked while the tests run."""
+"""Shapes and types of every signature are checked while the tests run: see `tests/typecheck.py`."""
 
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: xdist workers share the cores
 
 from hypothesis import settings
-from jaxtyping import install_import_hook
 
-import tests.typecheck  # noqa: F401  the hook names it
+from tests import typecheck
 
-install_import_hook("tessera", "tests.typecheck.checked")
+typecheck.install()
+
+
+def pytest_runtest_setup() -> None:
+    typecheck.begin_test()
+
 
 # No deadline: a shared machine is sometimes slow. The same examples in every run: whether a change passes must depend on the change alone.
 # `pytest --hypothesis-profile=search` looks for new ones.
