@@ -56,8 +56,9 @@ def about_model(folder: Path) -> dict[str, Any]:
     from tessera.model_folder import WEIGHTS
     from tessera.tensor_files import StoredTensors
 
+    about = summary(folder)
     stored = StoredTensors(folder, WEIGHTS)
-    return {**summary(folder), "not finite": damaged(size_of(folder), lambda: ((name, stored.read(name)) for name in stored))}
+    return {**about, "not finite": damaged(size_of(folder), lambda: ((name, stored.read(name)) for name in stored))}
 
 
 def damaged(count: int, tensors: Callable[[], Iterable[tuple[str, Any]]]) -> list[str] | str:
