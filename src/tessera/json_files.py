@@ -1,6 +1,7 @@
 """The one way in for JSON, whoever wrote it: files are whole and of a bounded size, values of a bounded depth."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ __all__ = ["DESCRIPTION_BYTES", "parse_json", "read_json"]
 
 DESCRIPTION_BYTES = 2**25
 """The largest file that describes something. Lists of captions may be larger: their readers say so."""
+MOST_VALUES = 10_000_000
+"""Values of a text. An empty list of two bytes takes 64 in memory."""
 
 
 def read_json(path: Path, largest: int = DESCRIPTION_BYTES) -> Any:
@@ -24,13 +27,20 @@ def read_json(path: Path, largest: int = DESCRIPTION_BYTES) -> Any:
     return parse_json(path.read_text(encoding="utf-8-sig"))
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(text: str | bytes, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
     """The value of a JSON text.
 
+    Args:
+        pairs: what makes an object of its keys and values; a dict without.
+
     Raises:
-        ValueError: it is not JSON, or nested too deeply.
+        ValueError: it is not JSON (in UTF-8), nested too deeply, or of more than ten million values.
     """
+    if isinstance(text, bytes):
+        text = text.decode("utf-8")
+    if len(text) > MOST_VALUES and sum(map(text.count, ",[{")) > MOST_VALUES:
+        raise ValueError(f"it has more than {MOST_VALUES} values")
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=pairs)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None

@@ -15,7 +15,7 @@ from annotated_types import Ge, Gt, Le
 
 from tessera.errors import UsageError, shortened, suggest
 
-__all__ = ["Depth", "NotNegative", "Positive", "check_arguments", "shown"]
+__all__ = ["Depth", "NotNegative", "Positive", "check_arguments", "check_numbers", "shown"]
 
 Positive = Annotated[int, Gt(0)]
 """Sizes and counts that are at least 1."""
@@ -44,7 +44,7 @@ def check_arguments(kind: str, name: str, made: Any, arguments: Mapping[str, Any
     if whole and (missing := [key for key in required if key not in arguments]):
         raise UsageError(f"{kind} {name!r} needs the argument {missing[0]!r}")
     for key, value in arguments.items():
-        _check_numbers(f"{kind} {name!r}: {key}", value, 0)
+        check_numbers(f"{kind} {name!r}: {key}", value)
         if key in known and isinstance(value, JSON):
             _check_type(f"{kind} {name!r}: {key}", _adapter(made, key), value)
 
@@ -100,16 +100,20 @@ def _check_type(where: str, adapter: Any, value: Any) -> None:
         raise UsageError(f"{where} is {shown(value)}: {said}") from None
 
 
-def _check_numbers(where: str, value: Any, depth: int) -> None:
-    """Whatever the type: no number that is not finite, or larger than any size."""
+def check_numbers(where: str, value: Any, depth: int = 0) -> None:
+    """Refuses numbers that are not finite or larger than any size, whatever the type, and what is nested too deeply, by a UsageError."""
     if depth > 16:
         raise UsageError(f"{where} is nested too deeply")
     if isinstance(value, float) and not math.isfinite(value):
         raise UsageError(f"{where} is {value}: give a finite number")
     if isinstance(value, int) and not -LARGEST <= value <= LARGEST:
         raise UsageError(f"{where} is {shown(value)}: give a number of at most {LARGEST}")
-    for child in value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ():
-        _check_numbers(where, child, depth + 1)
+    if isinstance(value, dict):
+        for key, child in value.items():
+            check_numbers(f"{where}.{shown(key)[1:-1] if isinstance(key, str) else key}", child, depth + 1)
+    elif isinstance(value, list | tuple):
+        for child in value:
+            check_numbers(where, child, depth + 1)
 
 
 def shown(value: Any) -> str:

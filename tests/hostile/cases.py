@@ -15,6 +15,7 @@ from PIL import Image
 from tests.hostile.folders import HARMLESS, SECRET, UNUSED, write_folders
 from tests.hostile.pickles import write_checkpoints
 from tests.hostile.pictures import write_pictures
+from tests.hostile.pipelines import write_pipelines
 from tests.hostile.recipes import RECIPE, write_datasets, write_recipes, write_runs
 
 __all__ = ["Case", "faults", "make_outside", "observed", "written"]
@@ -68,6 +69,9 @@ def written(folder: Path) -> list[Case]:
             (["load", path], bad),
             (drawn, bad and place.name not in UNUSED),
         )
+    for place in write_pipelines(folder / "pipelines", outside):
+        path = str(place)
+        add(place, (["info", path], False), (["convert", path, "-o", f"out-{len(cases)}"], True), (["load", path], True))
     for place in write_checkpoints(folder / "files"):
         path, out = str(place), f"out-{len(cases)}"
         add(place, (["info", path], False), (["convert", path, "-o", out], True), (["load", path], True))

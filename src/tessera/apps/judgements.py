@@ -65,8 +65,10 @@ def reconstruction(
     from tessera.evaluation.fid import frechet_distance
     from tessera.evaluation.reconstruction import Reconstructed, load_codec
     from tessera.evaluation.reports import Report, recipe_of
-    from tessera.model import torch_device
+    from tessera.model import torch_device, whole_number
 
+    if count is not None:
+        whole_number("count", count, 1)
     measurer = options.measurer()
     originals = options.named.pictures(pictures)
     wanted = count or (DEFAULT if originals.count is None else None)
@@ -107,6 +109,8 @@ def neighbours(
 
     whole_number("n, the number of samples,", n, 1)
     whole_number("k, the number of neighbours,", k, 1)
+    if training_count is not None:
+        whole_number("training_count", training_count, 1)
     among = options.named.pictures(training, samples)
     wanted = training_count or (DEFAULT if among.count is None else None)
     measured = options.named.pictures(samples, training)

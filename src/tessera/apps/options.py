@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tessera.errors import UsageError
+from tessera.errors import UsageError, shortened
 
 if TYPE_CHECKING:
     from tessera.flow import SamplingSettings
@@ -13,6 +13,8 @@ __all__ = [
     "AsJSON", "Debug", "Device", "Guidance", "Method", "ModelName", "MovingWindows", "Precision", "Sampler", "Steps", "Stride",
     "Temperature", "Truncation", "WindowWeights", "chosen_settings", "parse_size", "parse_truncation",
 ]  # fmt: skip
+
+DIGITS = 6
 
 AsJSON = Annotated[bool, typer.Option("--json", help="Write JSON to standard output, for programs.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show where in the code an error came from.")]
@@ -59,6 +61,8 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     width, cross, height = text.lower().partition("x")
     if not (cross and width.isdecimal() and height.isdecimal()):
         raise UsageError(f"size {text!r} is not WIDTHxHEIGHT in pixels, such as 64x64")
+    if max(len(width), len(height)) > DIGITS:
+        raise UsageError(f"size {shortened(text)!r} is larger than any picture: a side has at most {DIGITS} digits")
     return int(height), int(width)
 
 

@@ -11,6 +11,7 @@ classifier: pictures that diffusers *encodes* with such a model have other token
 """
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ from tessera.json_files import read_json
 from tessera.model import Model
 from tessera.model_folder import FORMAT, read_description
 from tessera.model_weights import build_model, check_shapes, describe_flow, floats_of, refuse_existing
+from tessera.nn.initialisation import without_initialisation
+from tessera.nn.sketch import TooLarge, sketching
 from tessera.tensor_files import StoredTensors, TensorSource, write_tensors
 from tessera.tensor_index import index_name
 
@@ -50,6 +53,7 @@ CLASSES = {
     NULL: ("diffusers.pipelines.deprecated.vq_diffusion.pipeline_vq_diffusion", "LearnedClassifierFreeSamplingEmbeddings"),
 }
 NOTHING_LEARNED: dict[str, Any] = {"learnable": False}
+HINT = f"export it again, or delete {OURS} and {OUR_WEIGHTS} to read what the pipeline itself holds"
 WEIGHTS = dict.fromkeys((NETWORK, CODEC, NULL), ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"))
 WEIGHTS[TEXT] = ("model.safetensors", "pytorch_model.bin")
 """Of each component, as written today and by older versions."""
@@ -59,6 +63,9 @@ MERGES = ("merges.txt", "tokenizer.json")
 PIPELINE_DEFAULTS = {"guidance": 5.0}
 RECORDS = ("codec.quantizer.histogram", "codec.quantizer.idle", "codec.quantizer.updates")
 """Of our training alone: all zero for a codec from elsewhere, so that training on does not start its codebook anew."""
+
+Files = Mapping[str, tuple[Path, StoredTensors | Tensors]]
+"""Component → its weights file and the tensors in it."""
 
 
 def export_diffusers(model: Model, folder: Path, dtype: str = "float32", overwrite: bool = False) -> Path:
@@ -111,14 +118,27 @@ def import_diffusers(folder: Path) -> Model:
     configs = _read_configs(folder)
     described = (folder / OURS).is_file()
     about = read_description(folder, OURS) if described else _describe(folder, configs)
-    model = Model(*build_model(about, folder / (OURS if described else INDEX)))
+    weights = {component: _weights(folder, component) for component in WEIGHTS if (folder / component).is_dir()}
+    ours = StoredTensors(folder, OUR_WEIGHTS) if described else None
+
+    def made() -> Model:
+        return Model(*build_model(about, folder / (OURS if described else INDEX)))
+
+    shapes = [shape for file in (*(tensors for _, tensors in weights.values()), ours or {}) for shape in _shapes(file).values()]
+    try:
+        with sketching(len(shapes), sum(map(math.prod, shapes))):
+            sketched = made()
+    except TooLarge as error:
+        raise TesseraError(f"the weights in {folder} do not fit what it describes: {error}") from None
+    _compare(sketched, folder, weights, ours)
+    with without_initialisation():  # every tensor that is used comes from the files
+        model = made()
     for each in model.flows.values():
         if isinstance(each.context_encoder, CLIPText):
             _read_tokenizer(folder / TOKENIZER, each.context_encoder)
     if described:
         _check_described(folder, model, configs)
-    flow: Any = model.flows["text_to_image"]
-    _fill(flow, folder, StoredTensors(folder, OUR_WEIGHTS) if described else None)
+    _fill(model, folder, weights, ours)
     return model
 
 
@@ -221,21 +241,35 @@ def _describe(folder: Path, configs: Mapping[str, Mapping[str, Any]]) -> dict[st
 
 def _check_described(folder: Path, model: Model, configs: Mapping[str, Mapping[str, Any]]) -> None:
     """Raises TesseraError when `tessera.json` and the components' configurations are not of one model."""
-    hint = f"export it again, or delete {OURS} and {OUR_WEIGHTS} to read what the pipeline itself holds"
     if (reason := why_not(model)) is not None:
-        raise TesseraError(f"{folder / OURS} describes no model of {PIPELINE} ({reason}): {hint}")
+        raise TesseraError(f"{folder / OURS} describes no model of {PIPELINE} ({reason}): {HINT}")
     flow: Any = model.flows["text_to_image"]
     for component, settings in configs_of(flow).items():
         for name, value in settings.items():
             if (found := configs[component].get(name, value)) != value:
-                raise TesseraError(f"{component} of {folder} has {name} {found!r}, but {OURS} describes {value!r}: {hint}")
+                raise TesseraError(f"{component} of {folder} has {name} {found!r}, but {OURS} describes {value!r}: {HINT}")
 
 
-def _fill(flow: TokenFlow, folder: Path, ours: StoredTensors | None) -> None:
-    """Every tensor of the flow from the component that has it, or from `ours`."""
-    weights, homeless = _views(flow)
+def _compare(model: Model, folder: Path, weights: Files, ours: StoredTensors | None) -> None:
+    """Raises TesseraError where the files do not hold what the model needs."""
+    flow: Any = model.flows.get("text_to_image")
+    if not (isinstance(flow, TokenFlow) and isinstance(flow.codec, VQGAN) and isinstance(flow.context_encoder, CLIPText)):
+        raise TesseraError(f"{folder / OURS} describes no model of {PIPELINE} ({why_not(model)}): {HINT}")
+    wanted, homeless = _views(flow)
     if ours is not None:
         check_shapes(folder / OUR_WEIGHTS, ours.shapes, _shapes(homeless), OURS)
+    for component, tensors in _learned(flow, wanted):
+        if component not in weights:
+            raise TesseraError(f"{folder / component} is missing: copy the whole folder again")
+        path, stored = weights[component]
+        found = {name: stored.shapes[theirs] for name, theirs in _names(component, stored).items()}
+        check_shapes(path, found, _shapes(tensors), "config.json")
+
+
+def _fill(model: Model, folder: Path, weights: Files, ours: StoredTensors | None) -> None:
+    """Every tensor of the model from the component that has it, or from `ours`."""
+    flow: Any = model.flows["text_to_image"]
+    wanted, homeless = _views(flow)
     with torch.no_grad():
         for name, tensor in homeless.items():
             if ours is None:
@@ -243,22 +277,31 @@ def _fill(flow: TokenFlow, folder: Path, ours: StoredTensors | None) -> None:
                 tensor.zero_()
             else:
                 tensor.copy_(ours[name])
-        for component, tensors in weights.items():
-            if component == NULL and "context.null_embedding" not in _tensors(flow):
-                continue
-            path, stored = _weights(folder, component)
-            names = {now: theirs for theirs in stored if (now := current_name(component, theirs)) is not None}
-            found = {name: stored.shapes[theirs] for name, theirs in names.items()}
-            check_shapes(path, found, _shapes(tensors), "config.json")
+        for component, tensors in _learned(flow, wanted):
+            _, stored = weights[component]
+            names = _names(component, stored)
             for name, tensor in tensors.items():
                 tensor.copy_(stored[names[name]])
         if (remap := _remap(flow)) is not None:
             if not 0 <= int(remap.to_code.min()) <= int(remap.to_code.max()) < remap.codebook:
                 raise TesseraError(f"{folder / OUR_WEIGHTS} maps classes to codes that do not exist: export the model again")
-            homeless["codec.quantizer.codebook"][remap.to_code] = weights[CODEC][CODEBOOK]
+            homeless["codec.quantizer.codebook"][remap.to_code] = wanted[CODEC][CODEBOOK]
 
 
-def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+def _learned(flow: TokenFlow, wanted: Mapping[str, dict[str, Tensor]]) -> list[tuple[str, dict[str, Tensor]]]:
+    """The components with tensors of the flow: the null embedding is not one where nothing was learned."""
+    learned = "context.null_embedding" in _tensors(flow)
+    return [(component, tensors) for component, tensors in wanted.items() if component != NULL or learned]
+
+
+def _names(component: str, stored: Mapping[str, Tensor]) -> dict[str, str]:
+    """Our name of each tensor in a component's file → the name there."""
+    return {now: theirs for theirs in stored if (now := current_name(component, theirs)) is not None}
+
+
+def _shapes(tensors: Mapping[str, Tensor] | StoredTensors | Tensors) -> dict[str, tuple[int, ...]]:
+    if isinstance(tensors, StoredTensors | Tensors):
+        return dict(tensors.shapes)
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 

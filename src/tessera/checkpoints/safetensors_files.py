@@ -3,7 +3,6 @@
 The data have no holes and no overlaps: sorted by `begin`, each tensor starts where the one before it ends.
 """
 
-import json
 import math
 import struct
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 
 from tessera.checkpoints.stored import FilePart, StoredTensor, contiguous_strides, is_shape
 from tessera.errors import TesseraError
+from tessera.json_files import parse_json
 
 __all__ = ["LARGEST_HEADER", "read_safetensors"]
 
@@ -40,8 +40,8 @@ def read_safetensors(path: Path) -> dict[str, StoredTensor]:
             raise _lie(path, f"its header claims {length} bytes, but only {size - 8} follow")
         text = file.read(length)
     try:
-        header = json.loads(text.decode("utf-8"), object_pairs_hook=_without_duplicates)
-    except (ValueError, RecursionError) as error:
+        header = parse_json(text, _without_duplicates)
+    except ValueError as error:
         raise _lie(path, f"its header is no valid JSON ({str(error)[:100]!a})") from None
     if not isinstance(header, dict):
         raise _lie(path, "its header is no JSON object")

@@ -5,12 +5,12 @@ A row that says nothing usable is left out and named, whatever is wrong with it;
 
 import csv
 import io
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from tessera.errors import TesseraError, UsageError
+from tessera.json_files import parse_json
 from tessera.text_files import lines_of, read_text
 
 __all__ = ["read_list"]
@@ -71,8 +71,8 @@ def _json_rows(path: Path, text: str) -> Iterator[Row]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            row = parse_json(line)
+        except ValueError as error:
             yield f"line {number}", f"it is not JSON ({error})"
             continue
         yield f"line {number}", row if isinstance(row, dict) else "expected an object with 'file' and 'caption'"

@@ -4,7 +4,6 @@ The pictures may lie one folder deeper, `train2014/train2014/`, as the archives 
 """
 
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from tessera.data.collection import Collection, draw, one_of
 from tessera.data.finding import existing_folder
 from tessera.data.images import Crop
 from tessera.errors import TesseraError, UsageError
+from tessera.json_files import parse_json
 from tessera.text_files import read_text
 
 __all__ = ["COCO"]
@@ -56,10 +56,10 @@ class COCO(Collection):
 def _read(path: Path, skipped: dict[str, str]) -> dict[str, list[str]]:
     """Captions by file name, in the order of `images`. Entries of either list that say nothing usable go to `skipped`."""
     try:
-        data = json.loads(read_text(path))
+        data = parse_json(read_text(path))
     except UsageError as error:
         raise UsageError(f"COCO's captions are missing: {error}") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise TesseraError(f"{path} is not JSON ({error}): unpack the annotations again") from error
     images, annotations = (data.get(name) if isinstance(data, dict) else None for name in ("images", "annotations"))
     if not isinstance(images, list) or not isinstance(annotations, list):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tessera.data.dataset import Example
 from tessera.data.scenes import Scene, Scenes, Thing, render
+from tessera.json_files import parse_json
 
 __all__ = ["SceneLabels", "parse_scene"]
 
@@ -33,5 +34,5 @@ class SceneLabels(Scenes):
 
 def parse_scene(text: str) -> Scene:
     """The scene that a prompt of `SceneLabels` is."""
-    values = json.loads(text)
+    values = parse_json(text)
     return Scene(values["background"], tuple(Thing(**thing) for thing in values["things"]))

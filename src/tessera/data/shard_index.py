@@ -23,6 +23,7 @@ from tessera.atomic import write_file
 from tessera.checkpoints.hashes import cache_folder
 from tessera.data.tar_members import Damaged, Member, members
 from tessera.errors import TesseraError
+from tessera.json_files import parse_json
 from tessera.pictures import SUFFIXES, UNREAD_SUFFIXES
 
 __all__ = ["JSON", "PICTURE", "TEXT", "Index", "index_archives", "member_name", "read_index", "read_member", "readable", "rows_again"]
@@ -169,9 +170,9 @@ def _numbers_of(file: IO[bytes], row: Sequence[int]) -> dict[str, float]:
 def _numbers(content: bytes) -> dict[str, float]:
     """The numbers in a .json file; none of a broken one."""
     try:
-        said = json.loads(content)
+        said = parse_json(content)
         return {name: float(value) for name, value in said.items() if isinstance(value, int | float)}
-    except (ValueError, AttributeError, OverflowError, RecursionError):
+    except (ValueError, AttributeError, OverflowError):
         return {}
 
 
@@ -302,7 +303,7 @@ def _stored(path: Path) -> Index | None:
         return None
     try:
         with np.load(names[1], allow_pickle=False) as beside:
-            about = json.loads(beside["about"].tobytes())
+            about = parse_json(beside["about"].tobytes())
             found = Index(
                 rows, list(about["names"]), list(about["fields"]), beside["values"], dict(about["left_out"]), str(about["damage"])
             )

@@ -8,7 +8,6 @@ killed run stopped. Here an index says where each picture lies (`data.shard_inde
 """
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -23,6 +22,7 @@ from tessera.data.images import Crop
 from tessera.data.shard_files import find_archives, read_table
 from tessera.data.shard_index import JSON, PICTURE, TEXT, Index, index_archives, member_name, read_member, readable, rows_again
 from tessera.errors import TesseraError, UsageError, suggest
+from tessera.json_files import parse_json
 from tessera.pictures import LIMITS, read_rgb
 from tessera.randomness import derive_seed
 
@@ -117,10 +117,10 @@ class Shards:
         name, content = read_member(archive, int(row[kind]), int(row[kind + 1]))
         try:
             text = content.decode("utf-8-sig")
-            said: Any = text if kind == TEXT else json.loads(text)[self.captions]
+            said: Any = text if kind == TEXT else parse_json(text)[self.captions]
         except UnicodeDecodeError as error:
             raise TesseraError(f"{archive / name} is not UTF-8 text ({error})") from error
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise TesseraError(f"{archive / name} has no text {self.captions!r} ({type(error).__name__}: {error})") from error
         listed = said if isinstance(said, list) else [said]
         captions = [" ".join(one.split()) for one in listed if isinstance(one, str) and one.strip()]

@@ -15,6 +15,7 @@ from typing import Any
 from tessera.atomic import write_file
 from tessera.errors import TesseraError, UsageError
 from tessera.evaluation.measuring import Origin
+from tessera.json_files import read_json
 
 __all__ = ["Report", "difference", "read_report", "recipe_of"]
 
@@ -60,7 +61,7 @@ def read_report(path: Path) -> Report:
     if not path.is_file():
         raise UsageError(f"there is no report {path}: give files that `tessera evaluate … -o` wrote")
     try:
-        report = Report(**json.loads(path.read_text(encoding="utf-8")))
+        report = Report(**read_json(path))
         assert isinstance(report.values, dict)
         assert isinstance(report.recipe, dict)
         return report

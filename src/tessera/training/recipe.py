@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from tessera import registry
 from tessera.errors import UsageError, suggest
-from tessera.schema import check_arguments, shown
+from tessera.schema import check_arguments, check_numbers, shown
 from tessera.yaml_files import parse_yaml, read_yaml
 
 __all__ = [
@@ -49,7 +49,7 @@ def _schedule(value: Any) -> Any:
     schedules: dict[str, Any] = {**GAUSSIAN_SCHEDULES, **SCHEDULES}
     if isinstance(value, dict) and "kind" in value:
         kind, options = value["kind"], {key: option for key, option in value.items() if key not in ("kind", "shift")}
-        if kind not in schedules:
+        if not isinstance(kind, str) or kind not in schedules:
             raise UsageError(suggest("schedule", str(kind), schedules))
         check_arguments("schedule", kind, schedules[kind], options, whole=False)
     return value
@@ -63,16 +63,27 @@ SchedulePart = Annotated[Part, AfterValidator(_schedule)]
 
 
 MOST = 10**9
+Share = Annotated[float, Field(ge=0, lt=1)]
+NUMBERS = (int, float, int | None, float | None)
+NotLess = Annotated[float, Field(ge=0)]
 
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_flag_for_a_number(cls, values: Any) -> Any:
+        for key, field in cls.model_fields.items():
+            if isinstance(values, Mapping) and isinstance(values.get(key), bool) and field.annotation in NUMBERS:
+                raise ValueError(f"{key!r} is {values[key]}: input should be a number")
+        return values
+
 
 class Optimizer(Section):
     kind: Literal["adamw", "muon"] = Field(default="adamw", description="muon: hidden matrices by Muon, everything else by AdamW")
     rate: float = Field(description="peak learning rate of AdamW, per step", gt=0)
-    betas: tuple[float, float] = Field(default=(0.9, 0.96), description="AdamW: decay of the first and second moments, per step")
+    betas: tuple[Share, Share] = Field(default=(0.9, 0.96), description="AdamW: decay of the first and second moments, per step")
     weight_decay: float = Field(default=4.5e-2, description="decoupled weight decay, relative to the learning rate", ge=0)
     decay: Literal["all", "matrices"] = Field(default="all", description="what weight decay acts on; the originals: all parameters")
     muon_rate: float = Field(default=0.02, description="peak learning rate of Muon, per step", gt=0)
@@ -180,7 +191,7 @@ class Adversary(Section):
     start: int = Field(default=0, description="optimiser steps before the discriminator counts", ge=0)
     weight_max: float = Field(default=1.0, description="largest weight of its loss, which follows from the gradients", gt=0)
     width: int = Field(default=64, description="channels of its first layer", ge=1)
-    layers: int = Field(default=3, description="its layers that halve the sides", ge=1)
+    layers: int = Field(default=3, description="its layers that halve the sides", ge=1, le=16)
     augment: list[Literal["color", "translation", "cutout"]] = Field(
         default=["color", "translation"], description="random changes of the pictures it sees; empty: none"
     )
@@ -249,7 +260,7 @@ class VariationalLoss(Section):
     vb_weight: float = Field(default=1.0, description="weight of the variational bound; 0: cross-entropy of x_0 alone, cheaper", ge=0)
     auxiliary_weight: float = Field(default=5e-4, description="weight of the cross-entropy of x_0", ge=0)
     adaptive_auxiliary: bool = Field(default=True, description="weigh the cross-entropy by 2 - (t - 1)/T")
-    mask_weight: tuple[float, float] = Field(default=(1.0, 1.0), description="weights of masked and of other positions")
+    mask_weight: tuple[NotLess, NotLess] = Field(default=(1.0, 1.0), description="weights of masked and of other positions")
     time_sampling: Literal["importance", "uniform", "mixed"] = Field(default="importance", description="how times are drawn")
 
 
@@ -463,6 +474,8 @@ def parse_recipe(values: Mapping[str, Any], where: str) -> Any:
     if not isinstance(task, str) or task not in RECIPES:
         raise UsageError(f"{where}: {suggest('task', str(task), RECIPES)}")
     recipe = RECIPES[task]
+    for key, value in values.items():
+        check_numbers(f"{where}: {key}", value)
     try:
         return recipe.model_validate(dict(values))
     except ValidationError as error:
