@@ -72,7 +72,7 @@ def test_any_json_value_is_taken_or_named(key: str, value: Any) -> None:
         check_arguments("part", "p", Part, RIGHT | {key: value})
     except UsageError as error:
         sentence = str(error)
-    assert not sentence or f"part 'p': {key} is" in sentence
+    assert not sentence or f"part 'p': {key}" in sentence
     assert len(sentence) < 500
 
 

@@ -1,7 +1,6 @@
 """Flows ⇄ the files of a model folder (see `model_folder` for the format)."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ from tessera.flow import Flow, SamplingSettings, TokenFlow
 from tessera.model_folder import DESCRIPTION, FORMAT, WEIGHTS, read_description
 from tessera.model_parts import ROLES, Maker, all_parts, describe_part, parts_of, shared_parts, tensors_of
 from tessera.nn.initialisation import without_initialisation
-from tessera.nn.sketch import TooLarge, sketching
+from tessera.nn.sketch import check_shapes, sketch
 from tessera.processes.discrete import DiscreteProcess
 from tessera.processes.gaussian import GaussianProcess
 from tessera.processes.gaussian_loss import GaussianLoss
@@ -29,7 +28,6 @@ __all__ = [
     "Stored",
     "build_flow",
     "build_model",
-    "check_shapes",
     "chosen",
     "describe_flow",
     "floats_of",
@@ -98,11 +96,7 @@ def read_model(folder: Path, flows: Sequence[str] | None = None) -> Stored:
         model = build_model({**about, "flows": wanted}, folder / DESCRIPTION, maker)._replace(partial=partial)
         return model, tensors_of(model.flows, maker.made, used=partial)
 
-    try:
-        with sketching(len(stored.shapes), sum(map(math.prod, stored.shapes.values()))):
-            _, sketched = made()
-    except TooLarge as error:
-        raise TesseraError(f"{folder / WEIGHTS} does not fit its {DESCRIPTION}: {error}") from None
+    _, sketched = sketch(made, stored.shapes, folder / WEIGHTS, DESCRIPTION)
     found = {name: shape for name, shape in stored.shapes.items() if name in sketched} if partial else stored.shapes
     check_shapes(folder / WEIGHTS, found, {name: tuple(tensor.shape) for name, tensor in sketched.items()}, DESCRIPTION)
     with without_initialisation():  # every tensor that is used comes from the file
@@ -196,17 +190,3 @@ def build_flow(config: Mapping[str, Any], maker: Maker | None = None) -> Flow:
             raise UsageError(f"the network has {of_network} {what} but the process {of_process}")
     loss = build("loss", LOSSES, {"kind": "variational", **config["loss"], "process": process})
     return TokenFlow(codec, context_encoder, network, loss)
-
-
-def check_shapes(path: Path, found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], description: str) -> None:
-    """Raises TesseraError naming the first tensor that is missing, of another shape, or unknown. `description`: the file that expects."""
-    wrong = [f"tensor {name!r} is missing" for name in sorted(expected.keys() - found.keys())]
-    wrong += [
-        f"tensor {name!r} has shape {list(found[name])}, not {list(expected[name])}"
-        for name in sorted(expected.keys() & found.keys())
-        if found[name] != expected[name]
-    ]
-    wrong += [f"tensor {name!r} is not part of the model" for name in sorted(found.keys() - expected.keys())]
-    if wrong:
-        more = f" (and {len(wrong) - 1} more such)" if len(wrong) > 1 else ""
-        raise TesseraError(f"{path} does not fit its {description}: {wrong[0]}{more}; both must come from the same model")

@@ -24,4 +24,6 @@ def describe_part(folder: Path) -> dict[str, Any]:
         card = read_json(folder / CARD) if (folder / CARD).is_file() else {}
     except (OSError, ValueError) as error:
         raise TesseraError(f"the part in {folder} cannot be read ({error}): copy the folder again") from None
+    if not isinstance(config, dict) or not isinstance(card, dict):
+        raise TesseraError(f"the part in {folder} is not described by keys and values: copy the folder again")
     return {"config": config, "card": card, "shapes": {name: located.shape for name, located in locate(folder, WEIGHTS).items()}}

@@ -12,6 +12,8 @@ from torch import nn
 from tessera.atomic import write_folder
 from tessera.errors import TesseraError, UsageError
 from tessera.json_files import read_json
+from tessera.nn.initialisation import without_initialisation
+from tessera.nn.sketch import check_shapes, sketch
 from tessera.part_description import CARD, CONFIG, WEIGHTS
 from tessera.registry import build_described
 from tessera.tensor_files import StoredTensors, TensorSource, write_tensors
@@ -41,12 +43,19 @@ def load_part(kind: str, table: Mapping[str, str], folder: str | Path) -> nn.Mod
         config = read_json(folder / CONFIG)
     except (OSError, ValueError) as error:
         raise TesseraError(f"the {kind} in {folder} cannot be read: {error}") from error
-    weights = dict(StoredTensors(folder, WEIGHTS))
-    part: Any = build_described(kind, table, config)
+    stored = StoredTensors(folder, WEIGHTS)
+
+    def make() -> Any:
+        return build_described(kind, table, config)
+
     try:
-        part.load_state_dict(weights)
-    except RuntimeError as error:
-        raise TesseraError(f"the {kind} in {folder} does not fit its {CONFIG}: {str(error).splitlines()[-1].strip()}") from error
+        sketched = sketch(make, stored.shapes, folder / WEIGHTS, CONFIG)
+    except UsageError as error:  # what a file says is not the user's argument
+        raise TesseraError(f"{folder / CONFIG} describes no {kind}: {error}") from None
+    check_shapes(folder / WEIGHTS, stored.shapes, {name: tuple(tensor.shape) for name, tensor in sketched.state_dict().items()}, CONFIG)
+    with without_initialisation():  # every tensor comes from the file
+        part = make()
+    part.load_state_dict(dict(stored))
     if hasattr(part, "load_extra_files"):
         part.load_extra_files(folder)
     made: nn.Module = part.eval()

@@ -1,9 +1,11 @@
+import shutil
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from tessera.apps.output import OutputFolder, contact_sheet, slug
+from tessera.errors import TesseraError
 
 
 def test_numbers_go_on_after_the_highest(tmp_path: Path) -> None:
@@ -40,3 +42,13 @@ def test_contact_sheet_shows_every_picture(tmp_path: Path, count: int, columns: 
     sheet = contact_sheet(paths, ["a rather long label that must be cut"] * count, columns)
     assert {(255, i, 0) for i in range(count)} <= {colour for _, colour in sheet.getcolors(1 << 24)}
     assert max(sheet.size) <= 4096 + 64
+
+
+def test_a_folder_that_is_removed_meanwhile_is_one_sentence(tmp_path: Path) -> None:
+    folder = OutputFolder(tmp_path / "out")
+    folder.check(100, 2)
+    folder.save(Image.new("RGB", (4, 4)), "a")
+    shutil.rmtree(tmp_path / "out")
+    for name in ("a", "b"):
+        with pytest.raises(TesseraError, match="cannot write to the output folder"):
+            folder.save(Image.new("RGB", (4, 4)), name)

@@ -16,7 +16,8 @@ from tests.hostile.folders import HARMLESS, SECRET, UNUSED, write_folders
 from tests.hostile.pickles import write_checkpoints
 from tests.hostile.pictures import write_pictures
 from tests.hostile.pipelines import write_pipelines
-from tests.hostile.recipes import RECIPE, write_datasets, write_recipes, write_runs
+from tests.hostile.recipes import RECIPE, write_datasets, write_parts, write_recipes, write_runs
+from tests.training.tiny import FLOW
 
 __all__ = ["Case", "faults", "make_outside", "observed", "written"]
 
@@ -79,6 +80,11 @@ def written(folder: Path) -> list[Case]:
         add(place, (["info", str(place)], False), (["generate", "--from", str(place), "-o", "out", "--steps", "1"], False))
     for place in [*write_recipes(folder / "recipes"), *write_datasets(folder / "datasets", outside)]:
         add(place, (["train", str(place)], True))
+    for place in write_parts(folder / "parts"):
+        path, recipe = str(place), folder / "recipes" / f"{place.name}.yaml"
+        recipe.write_text(yaml.safe_dump(FLOW | {"codec": path, "steps": 1, "out": "run"}))
+        measured = ["evaluate", "reconstruction", path, "data:scenes,split=held-out", "-n", "2"]
+        add(place, (["info", path], False), (["train", str(recipe)], True), (measured, True))
     for name in ("models", "files"):
         add(folder / name, (["shelf", str(folder / name)], False))
     return cases

@@ -14,11 +14,13 @@ import torch
 import yaml
 from PIL import Image
 
+from tessera.part_folder import save_part
+from tessera.registry import CODECS, build
 from tests.hostile.folders import ESCAPES
 from tests.hostile.pickles import Runs
 from tests.training.tiny import CODEC, FLOW
 
-__all__ = ["write_datasets", "write_recipes", "write_runs"]
+__all__ = ["write_datasets", "write_parts", "write_recipes", "write_runs"]
 
 RECIPE: dict[str, Any] = CODEC | {"steps": 1, "batch_size": 2, "out": "run"}
 BOMB = "&b0 [x,x,x,x,x,x,x,x,x]"
@@ -139,6 +141,15 @@ def header(name: bytes, size: bytes, kind: bytes) -> bytes:
     return bytes(block)
 
 
+def write_table(path: Path, rows: int, number: float | None) -> None:
+    """A table of few bytes: a column of one number again and again, or one text of 400 MB of one letter."""
+    import pyarrow
+    from pyarrow import parquet
+
+    keys = pyarrow.repeat("a", rows) if number is not None else pyarrow.array(["a" * 400 * 10**6])
+    parquet.write_table(pyarrow.table({"key": keys, "similarity": pyarrow.repeat(number or 0.0, rows)}), path, compression="zstd")
+
+
 LINK = {"type": tarfile.SYMTYPE}
 ARCHIVES: dict[str, Callable[[Path], bytes]] = {
     "a tar of links to a secret": lambda outside: archive(("a.png", b"", LINK | {"linkname": str(outside / "secret.png")})),
@@ -175,6 +186,43 @@ ARCHIVES: dict[str, Callable[[Path], bytes]] = {
     "a tar of zeros": lambda _: bytes(10240),
     "a tar of noise": lambda _: bytes(range(256)) * 40,
 }
+
+
+PARTS: dict[str, Any] = {
+    "a codec of 10^12 classes": {"classes": 10**12},
+    "a codec of dim 10^9": {"dim": 10**9},
+    "a codec of factor 0": {"factor": 0},
+    "a codec of another kind": {"kind": "../../x"},
+    "a codec whose kind is a list": {"kind": ["patch"]},
+    "a codec with an unknown argument": {"__class__": "x"},
+    "a codec of more classes than weights": {"classes": 49},
+    "a codec that is deep": {"decay": json.loads("[" * 400 + "]" * 400)},
+    "a text codec for pictures": {"kind": "text-vae"},
+}
+
+
+def write_parts(folder: Path) -> list[Path]:
+    """Folders of codecs that lie."""
+    whole = folder.parent / "whole-codec"
+    save_part(build("codec", CODECS, CODEC["codec"]), whole)
+    made = []
+
+    def new(name: str) -> Path:
+        made.append(folder / name)
+        shutil.copytree(whole, made[-1])
+        return made[-1]
+
+    for name, changes in PARTS.items():
+        path = new(name) / "part.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    for name, content in {"is deep": b"[" * 10**5, "is a list": b"[1]", "is cut": b'{"kind": "pa', "is empty": b""}.items():
+        (new(f"a codec whose description {name}") / "part.json").write_bytes(content)
+    for name, content in {"zeros": bytes(1000), "empty": b"", "a header of 2^63 bytes": b"\xff" * 7 + b"\x7f" + bytes(100)}.items():
+        (new(f"a codec whose weights are {name}") / "part.safetensors").write_bytes(content)
+    place = new("a codec whose weights are a pipe")
+    (place / "part.safetensors").unlink()
+    os.mkfifo(place / "part.safetensors")
+    return made
 
 
 def write_datasets(folder: Path, outside: Path) -> list[Path]:
@@ -223,6 +271,11 @@ def write_datasets(folder: Path, outside: Path) -> list[Path]:
     (here / "annotations").mkdir()
     (here / "annotations" / "captions_train2014.json").write_bytes(b"[" * 10**5)
     new(here.name, {"kind": "coco", "root": str(here), "size": 64})
+    for name, (rows, ratio) in {"a table of 3 million rows": (3 * 10**6, 0.5), "a table of a text of 400 MB": (1, None)}.items():
+        here = place(name)
+        (here / "0.tar").write_bytes(archive(("a.png", picture(), {}), ("a.txt", b"a circle", {}), ("a.json", b"{}", {})))
+        write_table(here / "0.parquet", rows, ratio)
+        new(name, {"kind": "shards", "root": str(here), "size": 64, "where": {"similarity": [0.1, None]}})
     here = place("a damaged database")
     (here / "data.mdb").write_bytes(bytes(4096) + b"\xff" * 4096)
     new(here.name, {"kind": "lsun", "root": str(here), "size": 64})

@@ -76,6 +76,13 @@ def test_yaml_of_strangers(text: str, sentence: str) -> None:
         ("model.process.stepps=3", "schedule 'vq-diffusion': unknown argument 'stepps'"),
         ("validation={data: {kind: folder, root: 7}}", "dataset 'folder': root is 7"),
         ("workers=100000", "'workers' is 100000: input should be less than or equal to 256"),
+        ("model.process={kind: {a: 1}}", "unknown schedule"),
+        ("model.process={kind: [1]}", "unknown schedule"),
+        ("optimizer.betas=[2.0, 0.9]", "'optimizer.betas.0' is 2.0: input should be less than 1"),
+        ("optimizer.clip=true", "'clip' is True: input should be a number"),
+        ("steps=true", "'steps' is True: input should be a number"),
+        ("model.loss.mask_weight=[-1.0, 0.0]", "mask_weight.0' is -1.0"),
+        (f"model.loss.vb_weight={10**30}", f"model.loss.vb_weight is {10**30}: give a number of at most"),
         ("epochs=2", "give either the key 'steps'"),
     ],
 )

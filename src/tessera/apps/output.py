@@ -55,7 +55,9 @@ class OutputFolder:
     def save(self, picture: Image.Image, name: str) -> Path:
         """Writes a picture with its metadata, whole or not at all, and returns its path."""
         stem = slug(name)
-        number = self.numbers.get(stem, 0 if self.overwrite else self._highest(stem))
+        number = self.numbers.get(stem, 0)
+        if stem not in self.numbers and not self.overwrite:
+            number = self._highest(stem)
         while True:
             number += 1
             path = self.path / f"{stem}-{number:03d}.png"
@@ -71,7 +73,11 @@ class OutputFolder:
 
     def _highest(self, stem: str) -> int:
         pattern = re.compile(re.escape(stem) + r"-(\d+)\.png")
-        return max((int(found[1]) for path in self.path.iterdir() if (found := pattern.fullmatch(path.name))), default=0)
+        try:
+            names = [path.name for path in self.path.iterdir()]
+        except OSError as error:
+            raise self._cannot(error) from None
+        return max((int(found[1]) for name in names if (found := pattern.fullmatch(name))), default=0)
 
     def _cannot(self, error: OSError) -> TesseraError:
         return TesseraError(f"cannot write to the output folder {self.path}: {error.strerror or error}; choose another with -o")

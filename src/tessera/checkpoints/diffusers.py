@@ -11,7 +11,6 @@ classifier: pictures that diffusers *encodes* with such a model have other token
 """
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,9 +31,9 @@ from tessera.flow import TokenFlow
 from tessera.json_files import read_json
 from tessera.model import Model
 from tessera.model_folder import FORMAT, read_description
-from tessera.model_weights import build_model, check_shapes, describe_flow, floats_of, refuse_existing
+from tessera.model_weights import build_model, describe_flow, floats_of, refuse_existing
 from tessera.nn.initialisation import without_initialisation
-from tessera.nn.sketch import TooLarge, sketching
+from tessera.nn.sketch import check_shapes, sketch
 from tessera.tensor_files import StoredTensors, TensorSource, write_tensors
 from tessera.tensor_index import index_name
 
@@ -124,13 +123,9 @@ def import_diffusers(folder: Path) -> Model:
     def made() -> Model:
         return Model(*build_model(about, folder / (OURS if described else INDEX)))
 
-    shapes = [shape for file in (*(tensors for _, tensors in weights.values()), ours or {}) for shape in _shapes(file).values()]
-    try:
-        with sketching(len(shapes), sum(map(math.prod, shapes))):
-            sketched = made()
-    except TooLarge as error:
-        raise TesseraError(f"the weights in {folder} do not fit what it describes: {error}") from None
-    _compare(sketched, folder, weights, ours)
+    files = {**{component: stored.shapes for component, (_, stored) in weights.items()}, OURS: ours.shapes if ours is not None else {}}
+    shapes = {f"{file}.{name}": shape for file, tensors in files.items() for name, shape in tensors.items()}
+    _compare(sketch(made, shapes, folder, OURS if described else INDEX), folder, weights, ours)
     with without_initialisation():  # every tensor that is used comes from the files
         model = made()
     for each in model.flows.values():
@@ -299,9 +294,7 @@ def _names(component: str, stored: Mapping[str, Tensor]) -> dict[str, str]:
     return {now: theirs for theirs in stored if (now := current_name(component, theirs)) is not None}
 
 
-def _shapes(tensors: Mapping[str, Tensor] | StoredTensors | Tensors) -> dict[str, tuple[int, ...]]:
-    if isinstance(tensors, StoredTensors | Tensors):
-        return dict(tensors.shapes)
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 

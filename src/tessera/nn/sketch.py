@@ -1,16 +1,20 @@
 """Modules made on the meta device, to see what tensors a description asks for before any memory is given to it."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch.nn.modules.module import register_module_module_registration_hook, register_module_parameter_registration_hook
 
 from tessera.errors import TesseraError
 
-__all__ = ["TooLarge", "sketching"]
+__all__ = ["TooLarge", "check_shapes", "sketch", "sketching"]
 
+Made = TypeVar("Made")
+Shapes = Mapping[str, tuple[int, ...]]
 FREE = 4096  # modules and tensors that any description may make: containers, activations
 MODULES_A_TENSOR = 16
 
@@ -49,3 +53,29 @@ def sketching(tensors: int, elements: int) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def sketch(make: Callable[[], Made], shapes: Shapes, path: Path, description: str) -> Made:
+    """What `make` makes, without memory, to be compared with the weights in `path`, whose tensors have these shapes.
+
+    Raises TesseraError when it goes far beyond them. `description`: the file that asks for it.
+    """
+    try:
+        with sketching(len(shapes), sum(map(math.prod, shapes.values()))):
+            return make()
+    except TooLarge as error:
+        raise TesseraError(f"{path} does not fit its {description}: {error}") from None
+
+
+def check_shapes(path: Path, found: Shapes, expected: Shapes, description: str) -> None:
+    """Raises TesseraError naming the first tensor that is missing, of another shape, or unknown. `description`: the file that expects."""
+    wrong = [f"tensor {name!r} is missing" for name in sorted(expected.keys() - found.keys())]
+    wrong += [
+        f"tensor {name!r} has shape {list(found[name])}, not {list(expected[name])}"
+        for name in sorted(expected.keys() & found.keys())
+        if found[name] != expected[name]
+    ]
+    wrong += [f"tensor {name!r} is not part of the model" for name in sorted(found.keys() - expected.keys())]
+    if wrong:
+        more = f" (and {len(wrong) - 1} more such)" if len(wrong) > 1 else ""
+        raise TesseraError(f"{path} does not fit its {description}: {wrong[0]}{more}; both must come from the same model")
