@@ -1,14 +1,16 @@
 """Compressed text is unpacked as far as it may be, whatever its file claims."""
 
 import gzip
+import os
 import zlib
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessera.errors import TesseraError
-from tessera.text_files import gunzip
+from tessera.errors import TesseraError, UsageError
+from tessera.text_files import gunzip, read_text
 
 
 @given(st.lists(st.binary(max_size=200), min_size=1, max_size=3))
@@ -43,3 +45,16 @@ def test_what_is_no_gzip_is_said(content: bytes) -> None:
             gunzip(content, "x")
     else:
         assert gunzip(content, "x") == b""
+
+
+def test_a_pipe_of_the_shell_is_read_and_no_other(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    with os.fdopen(reader), os.fdopen(writer, "wb") as end:
+        end.write("é\n".encode())
+        end.close()
+        assert read_text(Path(f"/dev/fd/{reader}")) == "é\n"
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UsageError, match="is a pipe or a device: give a file"):
+        read_text(tmp_path / "pipe")
+    with pytest.raises(UsageError, match="is a pipe or a device: give a file"):
+        read_text(Path("/dev/null"))

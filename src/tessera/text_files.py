@@ -14,17 +14,20 @@ from tessera.errors import TesseraError, UsageError
 __all__ = ["decode_text", "gunzip", "lines_of", "read_regular", "read_text"]
 
 LINE_END = re.compile(r"\r\n|\n|\r")
+OPENED = Path("/dev/fd")
 MARK = "\ufeff"
 UNPACKED = 2**26
 """Bytes that a compressed text may have: the largest that is read, CLIP's merges, has 3 MB."""
 
 
 def read_regular(path: Path) -> bytes:
-    """The bytes of a file. A pipe or a device is not opened, because reading one may never end.
+    """The bytes of a file, or of a pipe that the shell has opened for this process, as in `--prompts <(command)`.
+
+    Any other pipe or device is not opened, because reading one may never end.
 
     Raises UsageError when there is no such file or it is none, TesseraError when it cannot be read.
     """
-    if path.exists() and not path.is_file():
+    if path.exists() and not path.is_file() and not (path.parent == OPENED and path.is_fifo()):
         what = "a folder" if path.is_dir() else "a pipe or a device"
         raise UsageError(f"{path} is {what}: give a file")
     try:

@@ -16,6 +16,7 @@ from tessera.checkpoints.stored import InMemory, contiguous_strides
 from tessera.codecs.presets import PRESETS as CODECS
 from tessera.codecs.vqgan import VQGAN
 from tessera.contexts.clip import CLIPText
+from tessera.data.class_folders import imagenet_synsets
 from tessera.errors import UsageError
 from tessera.families.vq_diffusion.checkpoint import load_network
 from tessera.families.vq_diffusion.codec_checkpoint import load_codec
@@ -88,6 +89,8 @@ def test_released_models_are_known_by_names_and_shapes(name: str) -> None:
     average = {key.removeprefix("transformer."): value for key, value in shapes.items() if key.startswith("transformer.")}
     found = recognise(archive({"last_epoch": 1, "model": shapes, "ema": average}))
     assert (found.family, found.kind, found.preset) == ("vq-diffusion", "model", preset)
+    if preset == "imagenet":  # the labels of data to go on with are held to these
+        assert found.config["context"]["classes"] == imagenet_synsets()
     assert (found.cards[: len(cards)], found.learned_null, found.ema, found.unexpected) == (cards, learned_null, True, ())
     expected = dict(PRESETS[preset].config)
     if name == "released_imagenet":

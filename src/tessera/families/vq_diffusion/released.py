@@ -15,6 +15,7 @@ from tessera.checkpoints.cards import cards
 from tessera.checkpoints.recognise import CODEC, MODEL, TEXT_ENCODER, Extras, Finding
 from tessera.checkpoints.safe_read import Archive, StoredTensor
 from tessera.codecs.presets import PRESETS as CODEC_PRESETS
+from tessera.data.class_folders import imagenet_synsets
 from tessera.families.vq_diffusion.checkpoint import NETWORK
 from tessera.families.vq_diffusion.codec_checkpoint import IN_DIFFUSION, LAYOUTS, place
 from tessera.families.vq_diffusion.released_names import is_parameter, names_read, unexpected_names
@@ -175,7 +176,8 @@ def _context(network: Mapping[str, Any], shapes: Shapes) -> tuple[dict[str, Any]
     if network["condition"] == "class":
         learned = network["class_count"] == NULL_LABELS
         count = network["class_count"] - learned
-        return {"kind": "labels", "count": count, "null": "learned" if learned else "mean"}, learned
+        classes = imagenet_synsets() if preset_name(network) == "imagenet" else None
+        return {"kind": "labels", "count": count, "null": "learned" if learned else "mean", "classes": classes}, learned
     return {"kind": "none"}, False
 
 
