@@ -31,7 +31,7 @@ serve: $(INSTALLED)  ## the web page, at http://127.0.0.1:7860/
 	@$(BIN)/tessera serve
 
 test: $(INSTALLED)  ## the whole suite
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 fuzz: $(INSTALLED)  ## hostile files through every command, then 10,000 random command lines, recipes, prompts and requests
 	$(BIN)/python -m tests.hostile
