@@ -65,7 +65,7 @@ def described(entry: "Status") -> dict[str, Any]:
 
 
 def _table(entries: "list[Status]") -> Iterator[str]:
-    """A line per file, and below it where it is or could be had; addresses stay whole, for copying. A note of several files is said once."""
+    """A line per file, and below it where it is or could be had; addresses stay whole, for copying. A note of several is said once."""
     width = max(len(entry.card.name) for entry in entries)
     state_width = max(len(_state(entry)) for entry in entries)
     said: set[str] = {""}

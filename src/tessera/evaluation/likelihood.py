@@ -12,9 +12,10 @@ original (Bond-Taylor et al. 2022, arXiv 2111.12701) counts 5, so its numbers ar
 
 A process that does not end fully masked, such as VQ-Diffusion's, has one term more, of its last time: what z_T still says of z,
 
-    L_T = KL( q(z_T | z) || p(z_T) ),    p(z_T): the mask with probability gamma_bar_T, else any code (Gu et al. 2022, eq. 9)
+    L_T = KL( q(z_T | z) || p(z_T) ),    p(z_T): the mask with probability gamma_bar_T, else any code
 
-It knows no network. The original leaves it out of B, and so do training and this; it is given beside B, 1e-4 bits per token of VQ-Diffusion.
+It knows no network. The original (Gu et al. 2022, arXiv 2111.14822) leaves it out of B, and so do training and this. It is given beside B:
+1e-4 bits per token of VQ-Diffusion.
 
 One mask is drawn at every time, or at some
 of them, one in each of equally many neighbours, whose terms then stand for all: an unbiased estimate with fewer calls of the network.
@@ -47,7 +48,8 @@ __all__ = ["Likelihood", "bits_per_dimension", "bound_terms", "evaluate_likeliho
 class Likelihood:
     """Means over pictures, with the standard error of the mean.
 
-    bits_per_token: B over the tokens of a picture. last: L_T of a token, in bits, which is not in B. bits_per_dimension: of the picture; None where the codec gives no likelihood.
+    bits_per_token: B over the tokens of a picture. last: L_T of a token, in bits, which is not in B.
+    bits_per_dimension: of the picture; None where the codec gives no likelihood.
     decoder: the decoder's part of it, with the constant of the values' bits. pictures, times: of the estimate; times 1 is exact.
     """
 
@@ -144,8 +146,8 @@ def evaluate_likelihood(
     for image, prompts in pictures:
         if takes_prompts and None in prompts:
             raise UsageError(
-                f"picture {done + 1 + list(prompts).index(None)} says nothing of what it shows, but this model's likelihood is that of pictures "
-                "given their words or class: measure it on data with captions or labels"
+                f"picture {done + 1 + list(prompts).index(None)} says nothing of what it shows, but this model's likelihood is that "
+                "of pictures given their words or class: measure it on data with captions or labels"
             )
         image = image.to(flow.device)
         x_0 = codec.encode(image)
