@@ -65,6 +65,32 @@ def test_a_clip_leads_a_model_without_prompts(draw: Run, folders: Path) -> None:
     assert pictures[0] != pictures[1]
 
 
+METHODS = {
+    "clip-sample": ["--sampler", "ddpm", "--guidance", 1, "--clip-guidance", 500],
+    "cfg-sample": ["--sampler", "plms", "--guidance", 3],
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_programs_of_v_diffusion_draw_one_picture_of_all_prompts(draw: Run, folders: Path, method: str) -> None:
+    start = folders / "start.png"
+    quick = ["--steps", 6, "--cutn", 2, "--json"]
+    asked = draw("prompted", "a red circle:2", "a blue square", "--images", start, "--init", start, "--method", method, *quick).json
+    (answer,) = asked["pictures"]
+    whole = f"a red circle:2 | a blue square | {start}"
+    by_hand = draw("prompted", whole, "--init", start, "--starting-timestep", 0.9, *METHODS[method], *quick).json["pictures"][0]
+    assert (answer["prompt"], answer["start"]) == (whole, 0.9)
+    assert Image.open(answer["path"]).tobytes() == Image.open(by_hand["path"]).tobytes()
+    later = draw("prompted", PROMPT, "--init", start, "--starting-t", 0.5, "--method", method, *quick).json["pictures"][0]
+    assert later["start"] == 0.5
+    assert len(draw("prompted", PROMPT, PROMPT, *quick).json["pictures"]) == 2
+
+
+def test_cfg_samples_defaults_are_recorded(draw: Run) -> None:
+    answer = draw("prompted", PROMPT, "--method", "cfg-sample", "--json").json["pictures"][0]
+    assert (answer["sampler"], answer["steps"], answer["guidance"], answer["start"]) == ("plms", 50, 3.0, 1.0)
+
+
 @pytest.mark.parametrize(
     ("model", "arguments", "says"),
     [
@@ -94,6 +120,10 @@ def test_a_clip_leads_a_model_without_prompts(draw: Run, folders: Path) -> None:
         ("prompted", [PROMPT, "--clip-guidance", "5", "--cut-power", "0"], "cut power"),
         ("prompted", [PROMPT, "--clip", "{clip}"], "has a CLIP of its own"),
         ("prompted", ["--clip-guidance", "5"], "something to go to"),
+        ("prompted", ["--method", "clip-sample"], "something to go to"),
+        ("prompted", [PROMPT, "--method", "base"], "continuous models"),
+        ("prompted", [PROMPT, "--method", "cfg-sampel"], "'cfg-sample'"),
+        ("prompted", [PROMPT, "", "--method", "cfg-sample"], "is empty"),
         ("plain", [PROMPT], "takes no prompt"),
         ("plain", [PROMPT, "--clip-guidance", "5"], "no CLIP that sees pictures"),
         ("plain", [PROMPT, "--clip", "{clip}"], "only by CLIP guidance"),
@@ -117,7 +147,7 @@ def test_a_huge_picture_and_one_that_is_none(draw: Run, tmp_path: Path) -> None:
 
 
 def test_a_model_of_tokens_refuses_what_is_for_floats(generate: Run) -> None:
-    for arguments in (["--clip-guidance", "5"], ["--spacing", "ddpm"], ["--eta", "0.5"], ["--sampler", "heun"]):
+    for arguments in (["--clip-guidance", "5"], ["--spacing", "ddpm"], ["--eta", "0.5"], ["--sampler", "heun"], ["--method", "cfg-sample"]):
         result = generate(PROMPT, *arguments)
         assert result.code == 2
         assert "floats" in result.sentence or "token models" in result.sentence

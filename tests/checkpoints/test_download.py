@@ -385,6 +385,12 @@ def test_the_plan_beside_a_part_names_its_address(server: FileServer, folder: Pa
     assert json.loads((folder / "x.pth.part.json").read_text()) == [{"url": url, "length": len(CONTENT), "validator": '"1"'}]
 
 
+def test_a_file_in_a_folder_of_its_own(server: FileServer, folder: Path) -> None:
+    path = download(make_card(server.put("/one", CONTENT), file="run/saved/one.pth"), folder, patience=QUICK)
+    assert (path, path.read_bytes()) == (folder / "run" / "saved" / "one.pth", CONTENT)
+    assert [file.name for file in folder.rglob("*") if file.is_file()] == ["one.pth"]
+
+
 def test_a_folder_that_only_a_browser_opens(folder: Path) -> None:
     with pytest.raises(TesseraError, match=r"open https://drive\.google\.com/drive/folders/x in a browser.*put it into"):
         download(make_card("https://drive.google.com/drive/folders/x"), folder, patience=QUICK)

@@ -82,7 +82,8 @@ def test_a_card_names_a_preset_of_its_kind(found: Card) -> None:
         assert found.configuration in known
     if found.kind == "model":
         config = known[str(found.configuration)].config
-        assert found.condition == config.get("condition", "text" if config.get("context_width") or "contexts" in config else "none")
+        words = config.get("context_width") or "text" in config.get("contexts", ())
+        assert found.condition == config.get("condition", "text" if words else "image" if "contexts" in config else "none")
         assert found.learned_null is not None
     assert found.name not in bundled()
     assert "vqgan" in KINDS
@@ -109,6 +110,17 @@ def test_a_card_by_name_or_file() -> None:
         card("coco_lernable")
 
 
+def test_files_of_one_name_are_told_apart_by_their_folders(family: Any, store: Path) -> None:
+    family(*({**ONE, "name": run, "file": f"{run}/one.pth"} for run in ("first", "second")))
+    assert find_local(card("second")) is None
+    for run in ("first", "second"):
+        (store / run).mkdir()
+        (store / run / "one.pth").write_bytes(CONTENT)
+        assert resolve(run) == store / run / "one.pth"
+        assert card_of(store / run / "one.pth") is card(run) is card(f"{run}/one.pth")
+    assert card_of(store / "one.pth") is None
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
@@ -119,6 +131,8 @@ def test_a_card_by_name_or_file() -> None:
         ({"urls": [{"url": "file:///etc/passwd"}]}, r"card 'one', urls, 0, url"),
         ({"urls": []}, r"card 'one', urls"),
         ({"file": "../one.pth"}, r"card 'one', file"),
+        ({"file": "run/../../one.pth"}, r"card 'one', file"),
+        ({"file": "/run/one.pth"}, r"card 'one', file"),
         ({"file": None}, "either file or hub"),
         ({"hub": "me/one"}, "either file or hub"),
         ({"hub": "not a repository", "file": None}, r"card 'one', hub"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import pytest
 import torch
@@ -11,13 +10,14 @@ from torch import Tensor, nn
 
 from tessera.codecs.codec import TokenCodec
 from tessera.contexts.context import Context, Unconditional
+from tessera.contexts.labels import Labels
 from tessera.errors import UsageError
-from tessera.evaluation.likelihood import bits_per_dimension, evaluate_likelihood, spread_times, token_bound
+from tessera.evaluation.likelihood import bits_per_dimension, bound_terms, evaluate_likelihood, last_term, spread_times, token_bound
 from tessera.flow import TokenFlow
 from tessera.processes.discrete import DiscreteProcess
 from tessera.processes.discrete_loss import DiscreteLoss
 from tessera.processes.masked_loss import AutoregressiveLoss, MaskedLoss
-from tessera.processes.schedules import absorbing, hybrid, vq_diffusion
+from tessera.processes.schedules import DiscreteSchedule, absorbing, hybrid, vq_diffusion
 from tessera.randomness import Draws
 
 SHARES = torch.tensor([0.5, 0.3, 0.2])
@@ -129,15 +129,84 @@ def test_the_decoders_part() -> None:
     assert float(bits_per_dimension(torch.zeros(1), 10, 5)) == 5
 
 
-@pytest.mark.parametrize(
-    ("process", "given", "sentence"),
-    [
-        (DiscreteProcess(vq_diffusion(10), 3), {}, "leaves a share of 1e-05 of the tokens unmasked"),
-        (DiscreteProcess(absorbing(10), 3), {"times": 11}, "times must be between 1 and 10"),
-    ],
-)
-def test_what_it_refuses(process: DiscreteProcess, given: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(UsageError, match=sentence):
-        evaluate_likelihood(flow(process), [(pictures(2), [None] * 2)], **given)
+@pytest.mark.parametrize("schedule", [vq_diffusion(20), hybrid(20, 0.2), absorbing(20)], ids=["vq-diffusion", "hybrid", "absorbing"])
+def test_it_is_the_bound_that_training_prints(schedule: DiscreteSchedule) -> None:
+    """The same terms from the same masks, at every time."""
+    made = DiscreteProcess(schedule, 3)
+    x_0, loss = Codec().encode(pictures(6)), DiscreteLoss(made)
+    network = Independent()
+    one = TokenFlow(Codec(), Unconditional(), network, loss)
+    predict = one.predictor(Context())
+    with torch.no_grad():
+        for time in range(1, 21):
+            (term,) = bound_terms(predict, made, x_0, torch.tensor([time]), Draws(time, range(6)))
+            t, p_t = torch.full((6,), time), torch.full((6,), 1 / 20)
+            out = loss(lambda x_t, t: network(x_t, t, Context()), x_0, Draws(time, range(6)), t, p_t)
+            assert out.bound is not None
+            assert torch.allclose(term, out.bound, rtol=1e-4, atol=1e-5)
+
+
+class Informed(Independent):
+    """Knows the best answer of the process with uniform noise: what an unmasked token says, and SHARES otherwise."""
+
+    def __init__(self, process: DiscreteProcess) -> None:
+        super().__init__()
+        self.process = process
+
+    def forward(self, x_t: Tensor, t_index: Tensor, context: Context) -> Tensor:
+        q = self.process.bar(t_index + 1)
+        says = (q.uniform / 3).unsqueeze(-1) + q.alpha.unsqueeze(-1) * nn.functional.one_hot(x_t.clamp(max=2), 3)
+        return torch.where((x_t == self.process.mask).unsqueeze(-1), 1.0, says).log().float() + self.logits
+
+
+@pytest.mark.parametrize("steps", [10, 40])
+def test_vq_diffusions_process_is_bounded_with_its_last_term_beside(steps: int) -> None:
+    """With the last term and the best network the bound is above the entropy, and near it."""
+    process = DiscreteProcess(vq_diffusion(steps, keep=(0.999, 0.05), mask=(0.0005, 0.9)), 3)
+    image = pictures(400)
+    made = TokenFlow(Codec(), Unconditional(), Informed(process), DiscreteLoss(process))
+    found = evaluate_likelihood(made, [(image, [None] * 400)])
+    exact = float(nats(image).mean()) / (N * math.log(2))
+    assert found.last > 0.01
+    assert exact - 4 * found.bits_per_token_error < found.bits_per_token + found.last < exact * 1.15
+    assert last_term(DiscreteProcess(absorbing(steps), 3)) == 0
+    released = last_term(DiscreteProcess(vq_diffusion(100), 2887)) / math.log(2)
+    assert released == pytest.approx(1e-4, rel=0.05)
+
+
+def test_the_last_term_is_a_divergence() -> None:
+    """Written out over all K + 1 values of a token."""
+    process = DiscreteProcess(vq_diffusion(10, keep=(0.99, 0.1), mask=(0.005, 0.6)), 5)
+    kept, mask = 0.1, 0.6
+    q = torch.tensor([kept + 0.06, 0.06, 0.06, 0.06, 0.06, mask], dtype=torch.float64)
+    p = torch.tensor([0.4 / 5] * 5 + [mask], dtype=torch.float64)
+    assert last_term(process) == pytest.approx(float((q * (q / p).log()).sum()), rel=1e-9)
+
+
+class ByLabel(Informed):
+    """Every token is the label of its picture, with probability 0.8."""
+
+    def forward(self, x_t: Tensor, t_index: Tensor, context: Context) -> Tensor:
+        assert context.labels is not None
+        chosen = nn.functional.one_hot(context.labels, 3)[:, None].expand(*x_t.shape, -1)
+        return super().forward(x_t, t_index, context) - self.logits + torch.where(chosen == 1, 0.8, 0.1).log()
+
+
+def test_it_is_that_of_pictures_given_their_class() -> None:
+    process = DiscreteProcess(vq_diffusion(20), 3)
+    made = TokenFlow(Codec(), Labels(3), ByLabel(process), DiscreteLoss(process))
+    labels = [index % 3 for index in range(60)]
+    image = (torch.tensor(labels).float() - 1).view(-1, 1, 1, 1).expand(-1, 3, 2, 2)
+    right, wrong = (evaluate_likelihood(made, [(image, given)]) for given in (labels, [(label + 1) % 3 for label in labels]))
+    assert right.bits_per_token == pytest.approx(-math.log2(0.8), rel=0.1)
+    assert wrong.bits_per_token == pytest.approx(-math.log2(0.1), rel=0.1)
+    with pytest.raises(UsageError, match=r"picture 3 says nothing of what it shows.*captions or labels"):
+        evaluate_likelihood(made, [(image[:2], labels[:2]), (image[2:4], [None, 0])])
+
+
+def test_what_it_refuses() -> None:
+    made = flow(DiscreteProcess(absorbing(10), 3))
+    with pytest.raises(UsageError, match="times must be between 1 and 10"):
+        evaluate_likelihood(made, [(pictures(2), [None] * 2)], times=11)
     with pytest.raises(UsageError, match="no picture to evaluate"):
-        evaluate_likelihood(flow(process), [])
+        evaluate_likelihood(made, [])

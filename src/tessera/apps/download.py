@@ -36,7 +36,7 @@ def download(
     if there is not None and wanted.hub is not None:
         show(str(there))
         return
-    folder = output or (there.parent if there is not None else folders()[0])
+    folder = output or (there.parents[wanted.on_disk.count("/")] if there is not None else folders()[0])
     if wanted.hub is not None:
         from tessera.checkpoints.hub import download_repository
 

@@ -52,6 +52,15 @@ class SamplingOptions(LoadingOptions):
     as_json: AsJSON = False
     debug: Debug = False
 
+    @property
+    def draws_one(self) -> bool:
+        """Whether the method draws one picture of several prompts."""
+        if self.method is None:
+            return False
+        from tessera.methods import V_DIFFUSION
+
+        return self.method in V_DIFFUSION
+
     def settings(self, base: "SamplingSettings", **own: Any) -> "SamplingSettings":
         """The method's settings, or else `base`, with every option that is given in its place. `own`: fields of the command's own."""
         return chosen_settings(

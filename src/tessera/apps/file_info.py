@@ -42,7 +42,7 @@ def about_file(path: Path) -> dict[str, Any]:
         "moving average": found.ema,
         "learned null": found.learned_null,
         "needs": list(found.needs),
-        "notes": list(found.notes),
+        "notes": [*found.notes, *dict.fromkeys(known[name].note for name in released if known[name].note)],
         "config": found.config,
         "not finite": damaged(archive.bytes, tensors),
         "skipped objects": list(archive.foreign),

@@ -26,7 +26,7 @@ def generate(
         list[str] | None,
         typer.Argument(
             help="What to draw, one argument each; - reads a prompt per line of standard input. Models of floats take weights and several "
-            "parts: 'a fox:2 | in snow | style.png:0.5'."
+            "parts: 'a fox:2 | in snow | style.png:0.5'; the methods of v-diffusion take several arguments for the parts of one."
         ),
     ] = None,
     prompts_file: Annotated[Path | None, typer.Option("--prompts", metavar="FILE", help="A prompt per line; - is standard input.")] = None,
@@ -37,7 +37,13 @@ def generate(
     init: Annotated[str | None, typer.Option(metavar="PICTURE", help="Start from this picture, file or address (image-to-image).")] = None,
     strength: Annotated[
         float | None,
-        typer.Option("--strength", "--start", help="How much to change --init, above 0 to 1; 0.6 unless given, of floats 0.9."),
+        typer.Option(
+            "--strength",
+            "--start",
+            "--starting-timestep",
+            "--starting-t",
+            help="How much to change --init, above 0 to 1; 0.6 unless given, of floats 0.9.",
+        ),
     ] = None,
     invert: Annotated[
         bool, typer.Option("--invert", help="Start from the noise that --init is encoded as, to edit it (models of floats).")
@@ -52,7 +58,7 @@ def generate(
     from tessera.pictures import open_picture
     from tessera.record import Record
 
-    texts: list[Any] = with_pictures(gather_prompts(prompts or [], prompts_file), images or [])
+    texts: list[Any] = with_pictures(gather_prompts(prompts or [], prompts_file, options.draws_one), images or [])
     asked = parse_size(size)
     start_picture = None if init is None else open_picture(init)
     old = None if options.source is None else Record.read(options.source)

@@ -27,7 +27,10 @@ def likelihood(
     *,
     options: SetOptions,
 ) -> None:
-    """A bound on -log p of pictures: in bits per token, and in bits per dimension where the codec has a head for likelihoods."""
+    """A bound on -log p of pictures given their captions or classes, if the model takes any: in bits per token, and in bits per dimension.
+
+    Bits per dimension need a codec with a head for likelihoods.
+    """
     from tessera.contexts.labels import check_classes
     from tessera.evaluation.likelihood import evaluate_likelihood
     from tessera.evaluation.reports import Report
@@ -47,7 +50,7 @@ def likelihood(
         batches = ((batch.image.float() / 127.5 - 1, batch.prompts) for batch in measured.batches(wanted, options.batch_size))
         found = evaluate_likelihood(flow, batches, seed=seed, times=times, bits=bits, progress=step)
     recipe = {"model": loaded.name, "weights": loaded.weights, "bits": bits, "times": found.times, "seed": seed, "pictures": found.pictures}
-    values = {"bits_per_token": found.bits_per_token, "bits_per_token_error": found.bits_per_token_error}
+    values = {"bits_per_token": found.bits_per_token, "bits_per_token_error": found.bits_per_token_error, "last": found.last}
     if found.bits_per_dimension is not None and found.bits_per_dimension_error is not None and found.decoder is not None:
         values |= {"bits_per_dimension": found.bits_per_dimension, "bits_per_dimension_error": found.bits_per_dimension_error}
         values |= {"decoder": found.decoder}
@@ -58,6 +61,8 @@ def likelihood(
 def _sentence(found: "Likelihood", name: str) -> str:
     tokens = f"at most {found.bits_per_token:.4f} ± {found.bits_per_token_error:.4f} bits per token"
     of = f"({found.pictures} pictures of {name}, a mask at each of {found.times} times)"
+    if found.last:
+        of += f", without the {found.last:.1g} of the last time"
     if found.bits_per_dimension is None:
         return f"{tokens} {of}; bits per dimension need a codec with a head for likelihoods: train one with train=log-sigma"
     return (

@@ -65,9 +65,10 @@ def described(entry: "Status") -> dict[str, Any]:
 
 
 def _table(entries: "list[Status]") -> Iterator[str]:
-    """A line per file, and below it where it is or could be had; addresses stay whole, for copying."""
+    """A line per file, and below it where it is or could be had; addresses stay whole, for copying. A note of several is said once."""
     width = max(len(entry.card.name) for entry in entries)
     state_width = max(len(_state(entry)) for entry in entries)
+    said: set[str] = {""}
     for entry in entries:
         card = entry.card
         amount = entry.bytes if entry.state == "local" else card.size
@@ -79,6 +80,9 @@ def _table(entries: "list[Status]") -> Iterator[str]:
             yield f"    file {card.file}"
         if card.needs:
             yield f"    needs {', '.join(card.needs)}"
+        if card.note not in said:
+            yield f"    {card.note}"
+            said.add(card.note)
         if entry.check == "wrong":
             yield f"    SHA-256 expected {card.sha256}"
             yield f"               found {entry.sha256}"

@@ -29,8 +29,8 @@ ModelName = Annotated[
 Precision = Annotated[str, typer.Option(help="Of matrix products: float32, bfloat16; auto: bfloat16 on CUDA.")]
 Method = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="A published composition of the options below, in place of the model's own: base, guidance, "
-                 "high-quality, fast, purity, guidance-fast."),
+    typer.Option(metavar="NAME", help="A published composition of the options below, in place of the model's own. Tokens: base, guidance, "
+                 "high-quality, fast, purity, guidance-fast; floats: clip-sample, cfg-sample."),
 ]  # fmt: skip
 Sampler = Annotated[
     str | None, typer.Option(help="Order of the steps; `tessera models` lists them. Options follow a colon: purity:weight=2.")
@@ -86,7 +86,7 @@ def chosen_settings(
     **given: Any,
 ) -> "SamplingSettings":
     """The method's settings, or else `base`, with every option that is given in its place. `given`: fields of the settings as they are."""
-    from tessera.families.vq_diffusion.methods import method as settings_of_method
+    from tessera.methods import method as settings_of_method
     from tessera.model import override
 
     settings = base if method is None else settings_of_method(method)

@@ -12,12 +12,18 @@ from tessera.text_files import lines_of, read_text
 __all__ = ["gather_prompts", "with_pictures"]
 
 
-def gather_prompts(arguments: Sequence[str], file: Path | None) -> list[str]:
+def gather_prompts(arguments: Sequence[str], file: Path | None, together: bool = False) -> list[str]:
     """The prompts in order: arguments, where `-` stands for the lines of standard input, then the lines of `file` (`-` too).
+
+    together: whether the arguments are the parts of one prompt.
 
     Empty lines are skipped. Raises UsageError for an unreadable file, sources without any prompt, or text that is not UTF-8.
     """
     prompts = [prompt for argument in arguments for prompt in (_standard_input() if argument == "-" else [argument])]
+    if together and prompts:
+        from tessera.contexts.weighted_prompts import SEPARATOR
+
+        prompts = [SEPARATOR.join(prompts)]
     if len(arguments) > 1 and arguments[-1].isdecimal() and not arguments[0].isdecimal():
         say(f"warning: {arguments[-1]!r} is a prompt of its own here: -n {arguments[-1]} says how many pictures there are of each")
     if file is not None:

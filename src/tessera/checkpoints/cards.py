@@ -20,7 +20,8 @@ FAMILIES = Path(__file__).parents[1] / "families"
 PARTS = re.compile(r"\[([a-z])-([a-z])\]")
 
 Kind = Literal["model", "codec", "text encoder", "mapping", "merges"]
-FileName = Annotated[str, StringConstraints(pattern=r"^\w[\w.+-]*$")]
+Name = Annotated[str, StringConstraints(pattern=r"^\w[\w.+-]*$")]
+FilePath = Annotated[str, StringConstraints(pattern=r"^(\w[\w.+-]*/)*\w[\w.+-]*$")]
 
 
 class Entry(BaseModel):
@@ -53,15 +54,18 @@ class Address(Entry):
 class Card(Entry):
     """One released file, or one repository on the hub."""
 
-    name: FileName = Field(description="what `tessera.load` and `tessera download` call it")
+    name: Name = Field(description="what `tessera.load` and `tessera download` call it")
     family: str = Field(description="the family whose folder the card is in")
-    file: FileName | None = Field(default=None, description="the released file's name; null: a hub repository, which is a folder")
+    file: FilePath | None = Field(
+        default=None,
+        description="the released file's name, after the folders that tell it from others of that name; null: a hub repository, a folder",
+    )
     hub: str | None = Field(default=None, description="repository on the Hugging Face hub", pattern=r"^[\w.-]+/[\w.-]+$")
     ignore: tuple[str, ...] = Field(default=(), description="hub: patterns of files that are not wanted")
     kind: Kind
     configuration: str | None = Field(default=None, description="name of its preset, of the network or the codec")
     data: str = Field(description="what it was trained on, or what it says")
-    condition: Literal["text", "class", "none"] | None = Field(default=None, description="models: what they are conditioned on")
+    condition: Literal["text", "image", "class", "none"] | None = Field(default=None, description="models: what they are conditioned on")
     learned_null: bool | None = Field(default=None, description='models: whether "no prompt" was learned, for classifier-free guidance')
     needs: tuple[str, ...] = Field(default=(), description="cards of what it needs beside it")
     size: int | None = Field(default=None, description="bytes, where somebody states them", gt=0)
@@ -82,7 +86,7 @@ class Card(Entry):
 
     @property
     def on_disk(self) -> str:
-        """The name of its file, or of its folder, in the store."""
+        """Where its file, or its folder, is in a folder of the store."""
         return self.file or self.name
 
 

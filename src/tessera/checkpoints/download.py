@@ -91,10 +91,11 @@ def download(wanted: Card, folder: Path, progress: Progress | None = None, patie
 @contextmanager
 def _alone(folder: Path, wanted: Card) -> Iterator[None]:
     """No other process downloads the same file meanwhile. Raises TesseraError when one does, or nothing can be written there."""
-    name = folder / f".{wanted.on_disk}.lock"
+    path = folder / wanted.on_disk
+    name = path.with_name(f".{path.name}.lock")
     lock = FileLock(name)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout:
         raise TesseraError(f"{wanted.on_disk} is being downloaded into {folder} by another process: wait for it, or stop it") from None

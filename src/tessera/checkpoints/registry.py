@@ -53,8 +53,8 @@ def find_local(wanted: Card) -> Path | None:
 
 
 def card_of(path: Path) -> Card | None:
-    """The card of the released file that `path` is named after."""
-    return next((found for found in cards().values() if found.file == path.name), None)
+    """The card of the released file that `path` is named after, with the folders that its card names."""
+    return next((found for found in cards().values() if found.file and path.match(found.file)), None)
 
 
 def status(wanted: Card, check: bool = False) -> Status:

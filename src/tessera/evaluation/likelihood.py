@@ -2,13 +2,22 @@
 
     -log p(x) ≤ -log p(x | z) + B(z),    z the picture's tokens
 
-    B(z) = Σ_t E KL( q(z_{t-1} | z_t, z) || p(z_{t-1} | z_t) ),    of an absorbing process Σ_t r_t E CE_t (see `processes.masked_loss`);
-           of a causal network -log p(z), exactly
+    B(z) = Σ_t E KL( q(z_{t-1} | z_t, z) || p(z_{t-1} | z_t) ),    the term of t = 1 is -log p(z | z_1) (see `processes.discrete_loss`);
+           of an absorbing process Σ_t r_t E CE_t (see `processes.masked_loss`); of a causal network -log p(z), exactly
 
     bits per dimension = (-log p(x | z) + B(z) + D ln 2^bits) / (D ln 2)
 
 over the D values of a picture. The decoder's density is over values in [0, 1], of which a picture has 2^bits: 8 bits in our files. The
-original (Bond-Taylor et al. 2022, arXiv 2111.12701) counts 5, so its numbers are smaller by 3. One mask is drawn at every time, or at some
+original (Bond-Taylor et al. 2022, arXiv 2111.12701) counts 5, so its numbers are smaller by 3.
+
+A process that does not end fully masked, such as VQ-Diffusion's, has one term more, of its last time: what z_T still says of z,
+
+    L_T = KL( q(z_T | z) || p(z_T) ),    p(z_T): the mask with probability gamma_bar_T, else any code
+
+It knows no network. The original (Gu et al. 2022, arXiv 2111.14822) leaves it out of B, and so do training and this. It is given beside B:
+1e-4 bits per token of VQ-Diffusion.
+
+One mask is drawn at every time, or at some
 of them, one in each of equally many neighbours, whose terms then stand for all: an unbiased estimate with fewer calls of the network.
 """
 
@@ -23,26 +32,30 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tessera.contexts.context import Unconditional
 from tessera.errors import UsageError
 from tessera.flow import TokenFlow
-from tessera.processes.discrete import DiscreteProcess, log_one_hot
+from tessera.processes.discrete import DiscreteProcess
+from tessera.processes.discrete_loss import variational_terms
 from tessera.processes.masked_loss import revealed
 from tessera.randomness import Draws, derive_seed
 from tessera.samplers.sampler import Predict
 
-__all__ = ["Likelihood", "bits_per_dimension", "bound_terms", "check_bounded", "evaluate_likelihood", "spread_times", "token_bound"]
+__all__ = ["Likelihood", "bits_per_dimension", "bound_terms", "evaluate_likelihood", "last_term", "spread_times", "token_bound"]
 
 
 @dataclass(frozen=True)
 class Likelihood:
     """Means over pictures, with the standard error of the mean.
 
-    bits_per_token: B over the tokens of a picture. bits_per_dimension: of the picture; None where the codec gives no likelihood.
+    bits_per_token: B over the tokens of a picture. last: L_T of a token, in bits, which is not in B.
+    bits_per_dimension: of the picture; None where the codec gives no likelihood.
     decoder: the decoder's part of it, with the constant of the values' bits. pictures, times: of the estimate; times 1 is exact.
     """
 
     bits_per_token: float
     bits_per_token_error: float
+    last: float
     bits_per_dimension: float | None
     bits_per_dimension_error: float | None
     decoder: float | None
@@ -56,14 +69,12 @@ def bits_per_dimension(nats: Float[Tensor, " b"], dimensions: int, bits: int = 8
     return nats / (dimensions * math.log(2)) + bits
 
 
-def check_bounded(process: DiscreteProcess) -> None:
-    """Raises UsageError for a process that does not end fully masked: its bound is infinite, for its sampling begins there."""
-    left = float(1 - process.schedule.gamma_bar[-1])
-    if left > 0:
-        raise UsageError(
-            f"this model has no likelihood: its process leaves a share of {left:.1g} of the tokens unmasked at its last time, but its "
-            "sampling begins with all of them masked, so the bound is infinite; train it with an absorbing process"
-        )
+def last_term(process: DiscreteProcess) -> float:
+    """L_T of a token, in nats: 0 of a process that ends fully masked."""
+    kept, left = float(process.schedule.alpha_bar[-1]), float(1 - process.schedule.gamma_bar[-1])
+    other = max(left - kept, 0.0) / process.classes
+    shares = [(kept + other, 1), (other, process.classes - 1)]
+    return sum(count * share * math.log(share * process.classes / left) for share, count in shares if share > 0)
 
 
 def bound_terms(
@@ -79,11 +90,8 @@ def _term(predict: Predict, process: DiscreteProcess, x_0: Int[Tensor, "b n"], t
     if process.absorbing:
         nats = -log_p.gather(-1, x_0.unsqueeze(-1)).squeeze(-1)
         return (nats * (x_t == process.mask)).sum(-1) * revealed(process, t).float()
-    log_model = process.posterior(log_p, x_t, t, t - 1)
-    log_true = process.posterior(log_one_hot(x_0, process.classes), x_t, t, t - 1)
-    kl = (log_true.exp() * (log_true - log_model)).sum((-2, -1))
-    last = -log_model.gather(-1, x_0.unsqueeze(-1)).sum((-2, -1))
-    return torch.where(t == 1, last, kl)
+    kl, decoder_nll = variational_terms(process, log_p, x_0, x_t, t)
+    return torch.where(t == 1, decoder_nll.sum(-1), kl.sum(-1))
 
 
 def spread_times(steps: int, count: int, draws: Draws) -> tuple[Int[Tensor, " s"], Float[Tensor, " s"]]:
@@ -102,7 +110,6 @@ def token_bound(
         logits = flow.network(x_0, torch.zeros(len(x_0), dtype=torch.int64, device=x_0.device), flow.context_encoder(prompts))
         return -logits.float().log_softmax(-1).gather(-1, x_0.unsqueeze(-1)).sum((-2, -1))
     process = flow.process
-    check_bounded(process)
     count = process.steps if times is None else times
     if not 1 <= count <= process.steps:
         raise UsageError(f"times must be between 1 and {process.steps} for this model, not {times}")
@@ -128,14 +135,20 @@ def evaluate_likelihood(
         bits: of a value of a picture.
         progress: called with the number of pictures done.
 
-    Raises UsageError for a model without a bound, for no pictures, or for other times than the model has.
+    Raises UsageError for pictures without the prompts that the model takes, for no pictures, or for other times than the model has.
     """
     tokens_nats: list[Tensor] = []
     decoder_nats: list[Tensor] = []
     dimensions = tokens = done = 0
     codec: Any = flow.codec
     scored = getattr(codec, "log_sigma", None) is not None
+    takes_prompts = not isinstance(flow.context_encoder, Unconditional)
     for image, prompts in pictures:
+        if takes_prompts and None in prompts:
+            raise UsageError(
+                f"picture {done + 1 + list(prompts).index(None)} says nothing of what it shows, but this model's likelihood is that "
+                "of pictures given their words or class: measure it on data with captions or labels"
+            )
         image = image.to(flow.device)
         x_0 = codec.encode(image)
         draws = Draws(derive_seed(seed, "likelihood"), range(done, done + len(image)), flow.device)
@@ -156,6 +169,7 @@ def evaluate_likelihood(
         whole, decoder = bits_per_dimension(bound + nats, dimensions, bits), bits_per_dimension(nats, dimensions, bits)
     return Likelihood(
         bits_per_token=float(of_tokens.mean()), bits_per_token_error=_error(of_tokens),
+        last=0.0 if flow.loss.causal else last_term(flow.process) / math.log(2),
         bits_per_dimension=None if whole is None else float(whole.mean()),
         bits_per_dimension_error=None if whole is None else _error(whole),
         decoder=None if decoder is None else float(decoder.mean()), bits=bits, pictures=done,

@@ -23,7 +23,20 @@ from tessera.processes.discrete import DiscreteProcess, log_one_hot, log_posteri
 from tessera.processes.token_loss import LossOutput, TokenLoss
 from tessera.randomness import Draws
 
-__all__ = ["DiscreteLoss"]
+__all__ = ["DiscreteLoss", "variational_terms"]
+
+
+def variational_terms(
+    process: DiscreteProcess, log_p: Float[Tensor, "b n k"], x_0: Int[Tensor, "b n"], x_t: Int[Tensor, "b n"], t: Int[Tensor, " b"]
+) -> tuple[Float[Tensor, "b n"], Float[Tensor, "b n"]]:
+    """Of every token, in nats: KL of the true from the model's posterior, the term for t > 1, and -log p(x_s = x_0 | x_t), that for t = 1.
+
+    log_p: log p(x_0 | x_t).
+    """
+    log_true = process.posterior(log_one_hot(x_0, process.classes), x_t, t, t - 1)
+    log_model = process.posterior(log_p, x_t, t, t - 1)
+    kl = (log_true.exp() * (log_true - log_model)).sum(-1)
+    return kl, -log_model.gather(-1, x_0.unsqueeze(-1)).squeeze(-1)
 
 
 class DiscreteLoss(TokenLoss):
@@ -87,7 +100,8 @@ class DiscreteLoss(TokenLoss):
         if self.vb_weight > 0:
             log_p = log_posterior(logits)
             token_nll = -log_p.gather(-1, x_0.unsqueeze(-1)).squeeze(-1)
-            kl, decoder_nll = self._bound(log_p, x_0, x_t, t, weight)
+            kl, decoder_nll = variational_terms(self.process, log_p, x_0, x_t, t)
+            kl, decoder_nll = (kl * weight).sum(-1), decoder_nll.sum(-1)
             bound = torch.where(t == 1, decoder_nll, kl)
         else:
             token_nll = nn.functional.cross_entropy(logits.flatten(0, 1), x_0.flatten(), reduction="none").view_as(x_0)
@@ -104,11 +118,3 @@ class DiscreteLoss(TokenLoss):
             loss=per_image.sum() / x_0.numel(), per_image=per_image, auxiliary=auxiliary, cross_entropy=cross_entropy, bound=bound,
             kl=kl, decoder_nll=decoder_nll, t=t, p_t=p_t, x_0=x_0, x_t=x_t, masked=masked, logits=logits.detach(),
         )  # fmt: skip
-
-    def _bound(self, log_p: Tensor, x_0: Tensor, x_t: Tensor, t: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """KL of the true from the model's posterior, and -log p(x_s = x_0 | x_t), both [B]."""
-        log_true = self.process.posterior(log_one_hot(x_0, self.process.classes), x_t, t, t - 1)
-        log_model = self.process.posterior(log_p, x_t, t, t - 1)
-        kl = (log_true.exp() * (log_true - log_model)).sum(-1)
-        decoder_nll = -log_model.gather(-1, x_0.unsqueeze(-1)).squeeze(-1)
-        return (kl * weight).sum(-1), decoder_nll.sum(-1)

@@ -149,7 +149,7 @@ class Settings:
 
     def compose(self, name: str | None) -> list[Any]:
         """The settings of a published method."""
-        from tessera.families.vq_diffusion.methods import METHODS as known
+        from tessera.methods import VQ_DIFFUSION as known
 
         if name is None or name not in known:
             return [gr.skip()] * 5

@@ -101,7 +101,7 @@ class Draw(Request):
     """Pictures of prompts, which are drawn together with those of other requests that fit.
 
     prompts: none where the model takes none. settings: fields of `SamplingSettings`; None is the method's, or else the model's own.
-    method: a published composition, see `families.vq_diffusion.methods`. size: (height, width). init: a picture to start from, of which
+    method: a published composition, see `methods`. size: (height, width). init: a picture to start from, of which
     settings["start"] says how much is changed. blends: prompts of pictures and words, in place of `prompts`, for models of several flows.
     to: "image", or "text" for words of blends.
     """
@@ -160,8 +160,8 @@ class Draw(Request):
 
     def chosen(self, model: Model) -> SamplingSettings:
         """The settings that it is drawn with. Raises UsageError for one that does not exist or is out of range."""
-        from tessera.families.vq_diffusion.methods import method
         from tessera.flow import SamplingSettings
+        from tessera.methods import method
         from tessera.model import override
 
         known = [setting.name for setting in fields(SamplingSettings)]

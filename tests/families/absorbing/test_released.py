@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tessera.checkpoints.cards import cards
 from tessera.checkpoints.recognise import recognise
+from tessera.checkpoints.registry import card_of
 from tessera.checkpoints.safe_read import Archive, StoredTensor
 from tessera.checkpoints.stored import InMemory, contiguous_strides
 from tessera.codecs.vqgan import VQGAN
@@ -24,6 +25,7 @@ from tessera.families.absorbing.presets import PRESETS
 from tessera.families.absorbing.released import find_codec
 from tessera.loading import load, read
 from tessera.part_folder import save_part
+from tessera.sources import locate
 from tests.conformance.cases import Case
 
 REFERENCE = Path(__file__).parents[2] / "reference" / "absorbing"
@@ -72,7 +74,7 @@ def test_released_samplers_are_known_by_names_and_shapes(kind: str) -> None:
     found = recognise(archive(shapes, f"{kind}_ema_2000000.th"))
     assert (found.family, found.kind, found.preset, found.ema, found.unexpected) == ("absorbing", "model", kind, True, ())
     assert found.parameters == {"network": PRESETS[kind].parameters}
-    assert found.cards == (("churches_absorbing",) if kind == "absorbing" else ())
+    assert found.cards == (("churches_absorbing", "bedrooms_absorbing", "ffhq_absorbing") if kind == "absorbing" else ())
     assert found.config["network"] == found.config["network"] | PRESETS[kind].config
     assert found.config["process"]["schedule"]["steps"] == 256
     assert "1024 codes" in found.needs[0]
@@ -81,7 +83,8 @@ def test_released_samplers_are_known_by_names_and_shapes(kind: str) -> None:
 def test_the_released_vqgan_is_known_by_names_and_shapes() -> None:
     shapes = Case.read(REFERENCE / "checkpoint_mapping").manifest
     found = recognise(archive(shapes, "vqgan_ema_2200000.th"))
-    assert (found.kind, found.preset, found.cards, found.unexpected) == ("codec", "absorbing_f16_1024", ("churches_vqgan",), ())
+    assert (found.kind, found.preset, found.unexpected) == ("codec", "absorbing_f16_1024", ())
+    assert found.cards == ("churches_vqgan", "bedrooms_vqgan", "ffhq_vqgan")
     assert found.config["multipliers"] == [1, 1, 2, 2, 4]
     assert found.config["attention_levels"] == [4]
 
@@ -163,5 +166,30 @@ def test_what_such_files_do_not_need(tmp_path: Path) -> None:
 
 def test_every_named_file_has_a_card() -> None:
     known = {name: card for name, card in cards().items() if card.family == "absorbing"}
-    assert {card.file for card in known.values()} == {"absorbing_ema_2000000.th", "vqgan_ema_2200000.th"}
-    assert all(card.sha256 is None and "drive.google.com" in card.urls[0].url for card in known.values())
+    steps = {"churches": (2_000_000, 2_200_000), "bedrooms": (2_000_000, 2_200_000), "ffhq": (900_000, 1_400_000)}
+    assert {name: card.file for name, card in known.items()} == {
+        f"{data}_{what}": f"{run}_{data}/saved_models/{run}_ema_{step}.th"
+        for data, counts in steps.items()
+        for (what, run), step in zip((("absorbing", "absorbing"), ("vqgan", "vqgan")), counts, strict=True)
+    }
+    assert all(card.sha256 is None and card.urls[0].in_browser for card in known.values())
+    assert "700,000" in known["ffhq_absorbing"].note
+
+
+def test_the_downloaded_logs_are_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of different data have the same name, so the folders of their runs tell them apart, and lead to the right VQGAN."""
+    monkeypatch.setenv("TESSERA_MODELS", str(tmp_path))
+    known = {name: card for name, card in cards().items() if card.family == "absorbing"}
+    colours = {"churches": 1.0, "bedrooms": 2.0}
+    for data, scale in colours.items():
+        codec = codec_state()
+        codec["ae.quantize.embedding.weight"] *= scale
+        saved(codec, tmp_path / known[f"{data}_vqgan"].on_disk)
+        saved(sampler_state(), tmp_path / known[f"{data}_absorbing"].on_disk)
+    for data, scale in colours.items():
+        assert card_of(locate(f"{data}_absorbing")) is known[f"{data}_absorbing"]
+        made: Any = load(f"{data}_absorbing", "cpu").flows["text_to_image"].codec
+        assert torch.equal(made.codebook(), codec_state()["ae.quantize.embedding.weight"] * scale)
+    assert card_of(tmp_path / "absorbing_ema_2000000.th") is None
+    with pytest.raises(TesseraError, match=r"absorbing_ffhq/saved_models/absorbing_ema_900000\.th is not on this machine"):
+        locate("ffhq_absorbing")

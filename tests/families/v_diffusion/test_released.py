@@ -143,5 +143,8 @@ def test_every_released_file_has_a_card() -> None:
     assert set(models) == set(hashes)
     for name, card in models.items():
         assert (card.sha256 or "").startswith(hashes[name])
-        assert [address.url for address in card.urls] == [f"https://the-eye.eu/public/AI/models/v-diffusion/{name}.pth"]
+        assert [address.url for address in card.urls][:2] == [
+            f"https://the-eye.eu/public/AI/models/v-diffusion/{name}.pth", f"https://v-diffusion.s3.us-west-2.amazonaws.com/{name}.pth"
+        ]  # fmt: skip
+        assert all(address.url.endswith(f"/{name}.pth") and address.dead is None for address in card.urls)
         assert card.condition == ("text" if PRESETS[str(card.configuration)].clip else "none")

@@ -64,7 +64,10 @@ def test_released_models_are_known_by_names_and_shapes(name: str) -> None:
     assert found.parameters == {"network": PRESETS[preset].parameters}
     assert len(found.config["flows"]) == flows
     assert found.ema == name.startswith("sd-")
-    assert bool(found.needs) == (name != "vd-four-flow-v1-0-deprecated")
+    whole = name == "vd-four-flow-v1-0-deprecated"
+    assert bool(found.needs) != whole
+    assert name in found.cards
+    assert ("vd-official" in found.cards) == whole
 
 
 @pytest.mark.parametrize("layout", TYPES)
@@ -222,5 +225,7 @@ def test_every_card_has_a_preset() -> None:
     own = [card for card in cards().values() if card.family == "versatile"]
     assert {card.name for card in own if card.kind == "model"} == {
         "vd-four-flow-v1-0", "vd-four-flow-v1-0-fp16", "vd-four-flow-v1-0-deprecated", "vd-four-flow-v1-0-fp16-deprecated",
+        "vd-official", "vd-dc", "sd-v1-4", "sd-variation-ema",
     }  # fmt: skip
+    assert all(card.urls[0].in_browser for card in own if card.name in {"vd-official", *RELEASED} - {"vd-four-flow-v1-0-deprecated"})
     assert all(card.configuration in PRESETS for card in own if card.kind == "model")

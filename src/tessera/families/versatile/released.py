@@ -102,7 +102,7 @@ def recognise(archive: Archive) -> Finding | None:
         config={"network": config, "flows": sorted(_flows(config)), "layout": found.layout},
         parameters=parameters,
         needs=tuple(_NEEDS[part] for part in _lacking(config, found)),
-        cards=tuple(known.name for known in same if ("deprecated" in known.name) == whole),
+        cards=tuple(known.name for known in same if (_CARDS["kl"] not in known.needs) == whole),
         ema="average" in found.layout or _AVERAGE in found.stored,
         notes=tuple(f"its {what} is inside" for part, what in _WHAT.items() if part in found.prefixes),
         unexpected=unexpected,

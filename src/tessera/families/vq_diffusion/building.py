@@ -16,11 +16,11 @@ from tessera.errors import UsageError
 from tessera.families.vq_diffusion.checkpoint import load_network
 from tessera.families.vq_diffusion.codec_checkpoint import codec_names, load_codec
 from tessera.families.vq_diffusion.mapping import missing_mapping, read_mapping, use_mapping
-from tessera.families.vq_diffusion.methods import METHODS
 from tessera.families.vq_diffusion.released import Contents, contents
 from tessera.families.vq_diffusion.shapes import codec_config
 from tessera.families.vq_diffusion.text_checkpoint import NULL, TOWER, load_text, text_config
 from tessera.flow import SamplingSettings, TokenFlow
+from tessera.methods import VQ_DIFFUSION
 from tessera.model import Model
 from tessera.model_weights import build_flow
 from tessera.nn.initialisation import without_initialisation
@@ -191,5 +191,5 @@ def _give_merges(encoder: CLIPText, extras: Extras) -> None:
 def _defaults(finding: Finding) -> SamplingSettings:
     """As the original's own script draws."""
     if not finding.learned_null:
-        return METHODS["base"]
-    return METHODS["guidance"] if finding.config["network"]["condition"] == "text" else CLASS_GUIDANCE
+        return VQ_DIFFUSION["base"]
+    return VQ_DIFFUSION["guidance"] if finding.config["network"]["condition"] == "text" else CLASS_GUIDANCE

@@ -1,4 +1,4 @@
-"""The inference methods of VQ-Diffusion and Improved VQ-Diffusion, each a composition of sampler, steps, guidance and truncation.
+"""Published ways to draw, each a composition of settings: the inference methods of VQ-Diffusion, and the programs of v-diffusion-pytorch.
 
 | name | paper | network evaluations at T = 100, 1024 tokens |
 |---|---|---|
@@ -12,17 +12,25 @@
 Guidance leads away from the model's null prompt: the learned one if the model has it, otherwise the empty prompt (zero-shot). With
 guidance the originals truncate at 1.0, which drops only classes that together weigh less than a float32 rounding; here that is no
 truncation.
+
+| name | program of v-diffusion-pytorch | network evaluations |
+|---|---|---|
+| clip-sample | clip_sample.py: DDPM, led by CLIP guidance 500 through 16 cutouts; prompts of weight 1 | 1000 |
+| cfg-sample | cfg_sample.py: PLMS, classifier-free guidance; prompts of weight 3 | 59, each of the batch for every prompt and for none |
+
+The programs draw one picture of all their prompts, and start from a picture at the time 0.9, as `own_strength` of models of floats is.
 """
 
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from tessera.contexts.weighted_prompts import CFG_WEIGHT
 from tessera.errors import UsageError, suggest
 from tessera.flow import SamplingSettings
 
-__all__ = ["METHODS", "method"]
+__all__ = ["METHODS", "VQ_DIFFUSION", "V_DIFFUSION", "method"]
 
-METHODS: Mapping[str, SamplingSettings] = MappingProxyType(
+VQ_DIFFUSION: Mapping[str, SamplingSettings] = MappingProxyType(
     {
         "base": SamplingSettings(truncation=0.86),
         "guidance": SamplingSettings(guidance=5.0),
@@ -32,6 +40,15 @@ METHODS: Mapping[str, SamplingSettings] = MappingProxyType(
         "guidance-fast": SamplingSettings("skipping:speed=2", guidance=5.0),
     }
 )
+
+V_DIFFUSION: Mapping[str, SamplingSettings] = MappingProxyType(
+    {
+        "clip-sample": SamplingSettings("ddpm", steps=1000, clip_guidance=500.0, cutouts=16, cut_power=1.0),
+        "cfg-sample": SamplingSettings("plms", steps=50, guidance=CFG_WEIGHT),
+    }
+)
+"""With these, several prompts are the parts of one."""
+METHODS = VQ_DIFFUSION | V_DIFFUSION
 
 
 def method(name: str) -> SamplingSettings:
