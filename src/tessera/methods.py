@@ -48,7 +48,7 @@ V_DIFFUSION: Mapping[str, SamplingSettings] = MappingProxyType(
     }
 )
 """With these, several prompts are the parts of one."""
-METHODS = VQ_DIFFUSION | V_DIFFUSION
+METHODS: Mapping[str, SamplingSettings] = MappingProxyType({**VQ_DIFFUSION, **V_DIFFUSION})
 
 
 def method(name: str) -> SamplingSettings:

@@ -5,8 +5,6 @@
 ∅ is the learned null prompt, or the empty one for a model that has none (zero-shot). s = 1 is no guidance.
 """
 
-import math
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -15,13 +13,18 @@ from tessera.errors import UsageError
 from tessera.processes.discrete import log_posterior
 from tessera.samplers.sampler import Predict
 
-__all__ = ["classifier_free", "is_guided"]
+__all__ = ["MOST", "classifier_free", "is_guided"]
+
+MOST = 1e6
 
 
 def is_guided(scale: float) -> bool:
-    """Whether a scale asks for guidance at all; within 0.001 of 1 it does not (as the original). Raises UsageError for NaN and ±inf."""
-    if not math.isfinite(scale):
-        raise UsageError(f"guidance must be a finite number (1 is none, 5 is usual), not {scale}")
+    """Whether a scale asks for guidance at all; within 0.001 of 1 it does not (as the original).
+
+    Raises UsageError for NaN and for scales beyond ±1e6, with which logarithms of probabilities may overflow.
+    """
+    if not abs(scale) <= MOST:
+        raise UsageError(f"guidance must be a number from -{MOST:g} to {MOST:g} (1 is none, 5 is usual), not {scale}")
     return abs(scale - 1) >= 1e-3
 
 
