@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tessera.applications import blend_of, vary
 from tessera.loading import load
 from tessera.record import Record
 from tests.apps.conftest import Result, Run
+from tests.closeness import alike
 from tests.tiny_versatile import ending, tiny_versatile
 
 WORDS = "a red circle"
@@ -81,6 +83,27 @@ def test_pictures_are_those_of_the_model(call, versatile: Path, files: Path) -> 
     assert record.blend["pictures"][0]["hidden"] is not None
 
 
+def test_several_pictures_are_varied_each_by_itself(call, versatile: Path, files: Path) -> None:
+    first, second, mask = (Image.open(f"{name}.png") for name in ("first", "second", "mask"))
+    how = ["first.png", "second.png", "--mask", "mask.png", "--mask", "-", "--focus", 0.2, "--focus", 0.7, "--seed", 5]
+    paths = [Path(one["path"]) for one in call("vary", *how, "-n", 2, "--json").json["pictures"]]
+    assert len(paths) == 4
+    model = load(versatile)
+    blends = [blend_of([first], masks=mask, focus=0.2), blend_of([second], focus=0.7)]
+    expected = list(vary(model, blends, 2, 5, model.defaults))
+    assert [Image.open(path).tobytes() for path in paths] == [picture.tobytes() for picture in expected]
+    started = call("vary", *how, "--fidelity", 0.5, "-o", "started", "--json").json["pictures"]
+    assert len({one["init"] for one in started}) == 2
+    for made, given in (
+        (paths[3], ["second.png"]),
+        (Path(started[1]["path"]), ["second.png"]),
+        (paths[0], ["first.png", "--mask", "mask.png"]),
+    ):
+        again = call("vary", *given, "--from", made)
+        assert again.err == "" or "warning" not in again.err
+        assert alike(Image.open(again.out.strip()), Image.open(made))  # drawn alone here, in a batch there
+
+
 def test_what_is_changed_of_a_picture_made_again(call, files: Path) -> None:
     call("blend", *MASKED, "--seed", 5)
     made = "out/a-red-circle-001.png"
@@ -126,6 +149,9 @@ def test_no_words(run: Run, files: Path) -> None:
         (["vary", "none.png"], "there is no picture none.png"),
         (["vary", "text.png.txt"], "not a readable picture"),
         (["vary", "first.png", "--mask", "small.png"], "the mask has 8x8 pixels, its picture 20x16"),
+        (["vary", "first.png", "none.png"], "there is no picture none.png"),
+        (["vary", "first.png", "second.png", "--mask", "mask.png"], "2 pictures, but 1 of masks"),
+        (["vary", "first.png", "second.png", "--focus", "0", "--focus", "1", "--focus", "1"], "2 pictures, but 3 of focus"),
         (["vary", "first.png", "--focus", "1.5"], "the focus must be between"),
         (["vary", "first.png", "--level", "3"], "the level must be one of"),
         (["vary", "first.png", "--fidelity", "1"], "--fidelity must be"),

@@ -226,7 +226,7 @@ def test_the_settings_follow_the_model(page: Page) -> None:
     expect(page.locator("#gallery .thumbnail-lg")).to_have_count(1)
 
 
-def test_a_model_of_four_flows_has_four_more_tabs(page: Page) -> None:
+def test_a_model_of_four_flows_has_four_more_tabs(page: Page, tmp_path: Path) -> None:
     for name in ("Vary", "Caption", "Rewrite", "Blend"):
         expect(page.get_by_role("tab", name=name, exact=True)).to_be_hidden()
     page.click("#model input")
@@ -269,8 +269,20 @@ def test_a_model_of_four_flows_has_four_more_tabs(page: Page) -> None:
     page.wait_for_selector("#blend-first canvas")
     first = blended(page)
     assert blended(page) == first
+    page.fill("#blend-first-focus input[type=number]", "1")
+    focused = blended(page)
+    assert focused != first
     paint(page, "#blend-first")
-    assert blended(page) != first
+    painted = blended(page)
+    assert painted != focused
+    page.click("#blend-fourth-more button >> nth=0")
+    Image.effect_noise((40, 33), 80).convert("RGB").save(tmp_path / "given.png")
+    page.locator("#blend-fourth input[type=file]").first.set_input_files(tmp_path / "given.png")
+    page.wait_for_selector("#blend-fourth canvas")
+    beside = blended(page)
+    assert beside != painted
+    page.fill("#blend-fourth-strength input[type=number]", "0.5")
+    assert blended(page) != beside
 
 
 def test_edit_repaints_what_is_painted_over(page: Page) -> None:

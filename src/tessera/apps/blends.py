@@ -13,7 +13,7 @@ from tessera.errors import UsageError
 from tessera.pictures import open_picture
 from tessera.record import Record
 
-__all__ = ["Colour", "Focus", "Level", "Typed", "is_picture", "made_of", "read_blended"]
+__all__ = ["Colour", "Focus", "Level", "Masks", "Typed", "each_of", "is_picture", "made_of", "read_blended"]
 
 Colour = Annotated[
     str | None, typer.Option(metavar="KIND", help=f"How the result takes the colours of the (first) picture: {', '.join(COLOURS)}.")
@@ -24,6 +24,10 @@ Focus = Annotated[
 ]
 Level = Annotated[
     list[int] | None, typer.Option(help="-2, -1: what it shows, 1, 2: how it looks, as Versatile Diffusion's first release has it.")
+]
+Masks = Annotated[
+    list[str] | None,
+    typer.Option("--mask", metavar="PICTURE", help="White hides a part of a picture; of its size. One of each, in order; - is none."),
 ]
 NO_MASK = "-"
 
@@ -70,6 +74,19 @@ def made_of(typed: Typed, old: Record | None) -> Blend:
     changed: dict[str, Any] = {"texts": texts, "mix": typed.mix, "by": typed.by, "colour": typed.colour}
     changed |= {"palette": typed.palette, "palette_share": typed.palette_share}
     return replace(base, pictures=shown, **{name: value for name, value in changed.items() if value is not None})
+
+
+def each_of(typed: Typed, old: Record | None) -> list[Blend]:
+    """Each of the pictures by itself, with what was typed of it. Raises UsageError as `made_of`, and for several of them with `old`."""
+    count = len(typed.pictures)
+    if old is not None and count != 1:
+        raise UsageError("--from makes one picture again: give the one that it was made of, alone")
+    masks = _each("masks", typed.masks, count, NO_MASK, alone=count == 1)
+    columns = [[] if one is None else [one] for what in ("focus", "level") for one in _each(what, getattr(typed, what), count, None)]
+    return [
+        made_of(replace(typed, pictures=[picture], masks=[mask], focus=focus, level=level), old)
+        for picture, mask, focus, level in zip(typed.pictures, masks, columns[:count], columns[count:], strict=True)
+    ]
 
 
 def _changed(seen: Seen, strength: float | None, focus: float | None, level: int | None) -> Seen:

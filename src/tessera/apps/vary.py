@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tessera.apps.blends import Colour, Focus, Level, Typed, is_picture, made_of, read_blended
+from tessera.apps.blends import Colour, Focus, Level, Masks, Typed, each_of, is_picture, made_of, read_blended
 from tessera.apps.drawing_options import DrawingOptions, drawing_command
 from tessera.apps.options import parse_size
 from tessera.contexts.blend import Blend
@@ -31,26 +31,26 @@ FROM_PICTURES, FROM_WORDS, TO_WORDS = "image_to_image", "text_to_image", "image_
 
 @drawing_command
 def vary(
-    picture: Annotated[str, typer.Argument(metavar="PICTURE", help="The picture, file or address.")],
+    pictures: Annotated[list[str], typer.Argument(metavar="PICTURE…", help="Pictures, files or addresses; each is varied.")],
     fidelity: Annotated[
         float | None, typer.Option(help="From 0, drawn anew, to below 1: how much of the picture itself the drawing starts from.")
     ] = None,
     focus: Focus = None,
     level: Level = None,
-    mask: Annotated[str | None, typer.Option(metavar="PICTURE", help="White hides a part of the picture; of its size.")] = None,
+    masks: Masks = None,
     colour: Colour = None,
     size: Size = None,
     *,
     options: DrawingOptions,
 ) -> None:
-    """Draws pictures like a picture (image variation)."""
+    """Draws pictures like each of some pictures (image variation)."""
     from tessera.apps.drawing import Task, produce
 
     if fidelity is not None and not 0 <= fidelity < 1:
         raise UsageError(f"--fidelity must be from 0 to below 1, where the result would be the picture itself, not {fidelity:g}")
     old = read_blended(options.source)
-    made = made_of(Typed([picture], masks=[mask] if mask else [], focus=focus or [], level=level or [], colour=colour), old)
-    if made.texts:
+    made = each_of(Typed(pictures, masks=masks or [], focus=focus or [], level=level or [], colour=colour), old)
+    if made[0].texts:
         raise UsageError(f"that picture was made with words: make it again with `tessera blend PICTURE --from {options.source}`")
     if fidelity is None:
         fidelity = 1 - old.start if old and old.init else 0.0
@@ -58,13 +58,13 @@ def vary(
     def stream(model: "Model", request: "Request", settings: "SamplingSettings", callback: "Callback") -> "Iterator[Image.Image]":
         from tessera import applications
 
-        return applications.vary(model, [made], request.n, request.seed, settings, fidelity, **request.how(callback))
+        return applications.vary(model, made, request.n, request.seed, settings, fidelity, **request.how(callback))
 
     def settings(model: "Model", base: "SamplingSettings") -> "SamplingSettings":
         return options.settings(replace(base, start=1.0))
 
     flows = (FROM_PICTURES,)
-    produce(options, Task([made], old, parse_size(size) or (old.size if old else None), settings, flows=flows, stream=stream))
+    produce(options, Task(list(made), old, parse_size(size) or (old.size if old else None), settings, flows=flows, stream=stream))
 
 
 @drawing_command
@@ -76,10 +76,7 @@ def blend(
         str | None,
         typer.Option(metavar="SHARE", help="Of the words, 0 to 1, the rest is the pictures'; or WORDS:PICTURES. 0.7 unless given."),
     ] = None,
-    masks: Annotated[
-        list[str] | None,
-        typer.Option("--mask", metavar="PICTURE", help="White hides a part of a picture; of its size. One of each, in order; - is none."),
-    ] = None,
+    masks: Masks = None,
     focus: Focus = None,
     level: Level = None,
     by: Annotated[

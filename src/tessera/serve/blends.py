@@ -26,6 +26,8 @@ FLOWS = {
     "Edit by words": ("image_to_text", "text_to_image", "image_to_image"),
 }  # fmt: skip
 """Tab → the flows that a model must have for it."""
+PLACES = ("first", "second", "third", "fourth")
+"""Of the pictures of a blend."""
 
 
 @dataclass(frozen=True)
@@ -189,13 +191,10 @@ class Mix(Application):
     def make(cls, service: Service, kept: Kept, settings: Settings) -> Mix:
         with gr.Row():
             with gr.Column(scale=4, min_width=300):
-                first = easel(
-                    label="Picture: paint over what does not count", sources=("upload", "clipboard"), height=300, elem_id="blend-first"
-                )
-                with gr.Accordion("Another picture", open=False, elem_id="blend-another"):
-                    second = easel(
-                        label="Another: paint over what does not count", sources=("upload", "clipboard"), height=300, elem_id="blend-second"
-                    )
+                given = place("first")
+                for name in PLACES[1:]:
+                    with gr.Accordion(f"A {name} picture", open=False, elem_id=f"blend-{name}-more"):
+                        given += place(name)
                 words = gr.Textbox("", label="Words", lines=2, info="What else it shows; optional.", elem_id="blend-words")
                 share = Range(
                     0, 1, value=0.7, step=0.05, label="Share of the words", info="The rest is the pictures'.", elem_id="blend-mix"
@@ -203,28 +202,51 @@ class Mix(Application):
                 number, seed, go, stop = running("blend", "Blend")
             with gr.Column(scale=5, min_width=300):
                 message, gallery = results("blend")
-        made = cls(service, kept, settings, "blend", first)
-        inputs = [first, second, words, share, number, seed]
+        made = cls(service, kept, settings, "blend", given[0])
+        inputs = [*given, words, share, number, seed]
         made.wire(go, stop, made.draw, inputs, [message, gallery], "Pictures of pictures and words together.")
         return made
 
     @telling(2)
     async def draw(
-        self, first: Painted, second: Painted, words: str, share: float, number: float, seed: str, model: str, sampler: str,
-        steps: float, guidance: float, request: gr.Request,
+        self, first: Painted, first_counts: float, first_focus: float, second: Painted, second_counts: float, second_focus: float,
+        third: Painted, third_counts: float, third_focus: float, fourth: Painted, fourth_counts: float, fourth_focus: float,
+        words: str, share: float, number: float, seed: str, model: str, sampler: str, steps: float, guidance: float, request: gr.Request,
     ) -> AsyncIterator[tuple[Any, Any]]:  # fmt: skip
-        seen = tuple(self._seen(given) for given in (first, second) if given.background)
+        given = (first, first_counts, first_focus), (second, second_counts, second_focus), (third, third_counts, third_focus), \
+            (fourth, fourth_counts, fourth_focus)  # fmt: skip
+        seen = tuple(self._seen(*one) for one in given if one[0].background)
         texts = (visible(words),) if words.strip() else ()
         blend = Blend(seen, texts, (share, 1 - share))
         asked = self.asked(blend, "image", number, seed, model, sampler, steps, guidance)
         async for shown in self.pictures(asked, request, words or "blend"):
             yield shown
 
-    def _seen(self, given: Painted) -> Seen:
-        """What counts of a picture: all but what is painted over."""
+    def _seen(self, given: Painted, counts: float, focus: float) -> Seen:
+        """What counts of a picture, how much: all but what is painted over."""
         picture = upright_rgb(self.kept.opened(given.background))
         hidden = self.kept.painted(given.layers, picture.size)
-        return Seen(picture if hidden is None else MaskedPicture(picture, hidden))
+        return Seen(picture if hidden is None else MaskedPicture(picture, hidden), focus, counts)
+
+
+def place(name: str) -> list[Any]:
+    """For one of the pictures of a blend: the picture with its mask, how much it counts, and its focus."""
+    shown = easel(label="Picture: paint over what does not count", sources=("upload", "clipboard"), height=300, elem_id=f"blend-{name}")
+    with gr.Row():
+        counts = Range(
+            0, 1, value=1, step=0.05, label="Strength", info="How much it counts.", elem_id=f"blend-{name}-strength", min_width=140
+        )
+        focus = Range(
+            0,
+            1,
+            value=0.5,
+            step=0.05,
+            label="Focus",
+            info="0: what it shows; 1: how it looks.",
+            elem_id=f"blend-{name}-focus",
+            min_width=140,
+        )
+    return [shown, counts, focus]
 
 
 def running(name: str, label: str) -> tuple[Range, gr.Textbox, gr.Button, gr.Button]:
