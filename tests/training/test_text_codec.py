@@ -50,11 +50,12 @@ def test_a_run_writes_a_codec_and_says_how_much_comes_back(tmp_path):
 
 
 def test_it_learns_captions_by_heart():
+    torch.manual_seed(1)  # initial weights, whatever ran before in this process
     task = make_task(parse_recipe(TEXT | {"out": "nowhere", "beta": 0.01}, "here"), 64).train()
     texts = ["a red circle above a blue square", "two small stars", "there is a ring on white", "a cross"]
-    optimizer = torch.optim.Adam(task.parameters(), 1e-2)
+    optimizer = torch.optim.Adam(task.parameters(), 6e-3)
     losses = []
-    for step in range(80):
+    for step in range(140):
         loss, report = task(Batch(None, None, texts, list(range(4 * step, 4 * step + 4)), {}), step, 4)
         optimizer.zero_grad()
         loss.backward()
@@ -130,6 +131,7 @@ def test_a_given_deviation_is_that_of_the_noise():
 
 
 def test_it_learns_captions_by_heart_from_all_words_states():
+    torch.manual_seed(1)  # initial weights, whatever ran before in this process
     task = make_task(parse_recipe(TEXT | {"out": "nowhere", "beta": 0.0, "deviation": 0.1, "codec": ALL}, "here"), 64).train()
     texts = ["a red circle above a blue square", "two small stars", "there is a ring on white", "a cross"]
     optimizer = torch.optim.Adam(task.parameters(), 1e-2)
