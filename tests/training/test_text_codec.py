@@ -55,7 +55,7 @@ def test_it_learns_captions_by_heart():
     texts = ["a red circle above a blue square", "two small stars", "there is a ring on white", "a cross"]
     optimizer = torch.optim.Adam(task.parameters(), 6e-3)
     losses = []
-    for step in range(140):
+    for step in range(200):
         loss, report = task(Batch(None, None, texts, list(range(4 * step, 4 * step + 4)), {}), step, 4)
         optimizer.zero_grad()
         loss.backward()
@@ -135,7 +135,7 @@ def test_it_learns_captions_by_heart_from_all_words_states():
     task = make_task(parse_recipe(TEXT | {"out": "nowhere", "beta": 0.0, "deviation": 0.1, "codec": ALL}, "here"), 64).train()
     texts = ["a red circle above a blue square", "two small stars", "there is a ring on white", "a cross"]
     optimizer = torch.optim.Adam(task.parameters(), 1e-2)
-    for step in range(60):
+    for step in range(120):
         loss, _ = task(Batch(None, None, texts, list(range(4 * step, 4 * step + 4)), {}), step, 4)
         optimizer.zero_grad()
         loss.backward()
