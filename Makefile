@@ -2,6 +2,7 @@
 PYTHON ?= python3
 PROMPT ?= a red circle above a blue square
 WORKERS ?= 2
+TESTS ?=
 export PROMPT  # through the environment, so that quotes in it reach tessera unharmed
 
 VENV := .venv
@@ -30,8 +31,8 @@ generate: $(INSTALLED)  ## 4 pictures of PROMPT="..." in out/
 serve: $(INSTALLED)  ## the web page, at http://127.0.0.1:7860/
 	@$(BIN)/tessera serve
 
-test: $(INSTALLED)  ## the whole suite
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+test: $(INSTALLED)  ## the whole suite, or TESTS="..." of it
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(TESTS)
 
 fuzz: $(INSTALLED)  ## hostile files through every command, then 10,000 random command lines, recipes, prompts and requests
 	$(BIN)/python -m tests.hostile

@@ -27,6 +27,7 @@ def test_a_file_may_begin_with_a_mark(tmp_path: Path, mark: str) -> None:
     path = tmp_path / "a.json"
     path.write_text(mark + '{"é": [1]}', encoding="utf-8")
     assert read_json(path) == {"é": [1]}
+    assert parse_json(path.read_bytes()) == {"é": [1]}  # of members of archives
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1,]", "{'a': 1}", "[" * 10**5, '{"a":' * 10**5, "[" * 10**5 + "]" * 10**5, "1" * 10**5])

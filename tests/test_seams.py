@@ -46,8 +46,9 @@ def test_overlapping_and_tents_take_seams_away() -> None:
 
 
 def test_canvases_of_the_included_model_have_none() -> None:
+    """On the average of four: where an outline lies in one of them is chance."""
     prompt = "a red circle above a blue square on a white background"
     windows = Windows((8, 16), (8, 8), Tiling())
     pictures = tessera.load("scenes").text_to_image(prompt, n=4, seed=7, size=(64, 128), guidance=1.0)
     measured = [seam(picture, windows, 8) for picture in pictures]
-    assert sum(measured) / len(measured) < 1.5  # of one picture, an outline that lies there by chance decides
+    assert sum(measured) / len(measured) < 1.5

@@ -1,4 +1,4 @@
-"""Compressed text is unpacked as far as it may be, whatever its file claims."""
+"""Compressed text is unpacked as far as it may be, whatever its file claims; of pipes, only the shell's are read."""
 
 import gzip
 import os

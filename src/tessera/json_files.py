@@ -34,10 +34,10 @@ def parse_json(text: str | bytes, pairs: Callable[[list[tuple[str, Any]]], Any] 
         pairs: what makes an object of its keys and values; a dict without.
 
     Raises:
-        ValueError: it is not JSON (in UTF-8), nested too deeply, or of more than ten million values.
+        ValueError: it is not JSON (bytes: in UTF-8, with or without a mark), nested too deeply, or of more than ten million values.
     """
     if isinstance(text, bytes):
-        text = text.decode("utf-8")
+        text = text.decode("utf-8-sig")
     if len(text) > MOST_VALUES and sum(map(text.count, ",[{")) > MOST_VALUES:
         raise ValueError(f"it has more than {MOST_VALUES} values")
     try:

@@ -110,7 +110,7 @@ def check_numbers(where: str, value: Any, depth: int = 0) -> None:
         raise UsageError(f"{where} is {shown(value)}: give a number of at most {LARGEST}")
     if isinstance(value, dict):
         for key, child in value.items():
-            check_numbers(f"{where}.{shown(key)[1:-1] if isinstance(key, str) else key}", child, depth + 1)
+            check_numbers(f"{where}.{shortened(str(key))}", child, depth + 1)
     elif isinstance(value, list | tuple):
         for child in value:
             check_numbers(where, child, depth + 1)

@@ -117,7 +117,7 @@ def import_diffusers(folder: Path) -> Model:
     configs = _read_configs(folder)
     described = (folder / OURS).is_file()
     about = read_description(folder, OURS) if described else _describe(folder, configs)
-    weights = {component: _weights(folder, component) for component in WEIGHTS if (folder / component).is_dir()}
+    weights = {component: _weights(folder, component) for component in WEIGHTS if component != NULL or configs[NULL].get("learnable")}
     ours = StoredTensors(folder, OUR_WEIGHTS) if described else None
 
     def made() -> Model:

@@ -13,9 +13,9 @@ from tessera.errors import UsageError
 from tessera.processes.discrete import log_posterior
 from tessera.samplers.sampler import Predict
 
-__all__ = ["MOST", "classifier_free", "is_guided"]
+__all__ = ["LARGEST_SCALE", "classifier_free", "is_guided"]
 
-MOST = 1e6
+LARGEST_SCALE = 1e6
 
 
 def is_guided(scale: float) -> bool:
@@ -23,8 +23,8 @@ def is_guided(scale: float) -> bool:
 
     Raises UsageError for NaN and for scales beyond ±1e6, with which logarithms of probabilities may overflow.
     """
-    if not abs(scale) <= MOST:
-        raise UsageError(f"guidance must be a number from -{MOST:g} to {MOST:g} (1 is none, 5 is usual), not {scale}")
+    if not abs(scale) <= LARGEST_SCALE:
+        raise UsageError(f"guidance must be a number from -{LARGEST_SCALE:g} to {LARGEST_SCALE:g} (1 is none, 5 is usual), not {scale}")
     return abs(scale - 1) >= 1e-3
 
 

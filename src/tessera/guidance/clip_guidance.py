@@ -21,7 +21,7 @@ from torch import Tensor
 
 from tessera.contexts.joint import JointEncoder
 from tessera.errors import UsageError
-from tessera.guidance.classifier_free import MOST
+from tessera.guidance.classifier_free import LARGEST_SCALE
 from tessera.guidance.cutouts import cut, draw_boxes, magnified
 from tessera.guidance.descent import Descent
 from tessera.pictures import as_tensor, upright_rgb
@@ -58,8 +58,10 @@ class CLIPGuidance:
     chunk: int = 16
 
     def __post_init__(self) -> None:
-        if not 0 <= self.scale <= MOST:
-            raise UsageError(f"the scale of CLIP guidance must be a number from 0 (none; 500 is usual) to {MOST:g}, not {self.scale}")
+        if not 0 <= self.scale <= LARGEST_SCALE:
+            raise UsageError(
+                f"the scale of CLIP guidance must be a number from 0 (none; 500 is usual) to {LARGEST_SCALE:g}, not {self.scale}"
+            )
         if self.cutouts < 1 or self.chunk < 1:
             raise UsageError(f"CLIP guidance needs at least 1 cutout, not {min(self.cutouts, self.chunk)}")
         if not 0 < self.power < float("inf"):
