@@ -14,7 +14,7 @@ from PIL import Image
 from tessera.errors import TesseraError, UsageError
 from tessera.loading import load
 from tessera.training.checkpointing import Checkpointer
-from tessera.training.recipe import as_read_now, load_recipe
+from tessera.training.recipe_files import as_read_now, load_recipe
 from tessera.training.run import train
 from tests.training.tiny import FLOW, metrics, write
 

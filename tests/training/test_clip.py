@@ -17,7 +17,7 @@ from tessera.errors import UsageError
 from tessera.part_folder import load_part
 from tessera.registry import CONTEXTS
 from tessera.training.clip import contrastive_loss, disturbed, retrieval
-from tessera.training.recipe import load_recipe
+from tessera.training.recipe_files import load_recipe
 from tessera.training.run import make_task, train
 from tessera.training.task import to_picture
 from tests.training.tiny import COMMON, metrics, write

@@ -14,7 +14,7 @@ from tessera.registry import CODECS
 from tessera.training.adversary import Adversary, adaptive_weight
 from tessera.training.autoencoder import CodecTask
 from tessera.training.checkpointing import Checkpointer
-from tessera.training.recipe import parse_recipe
+from tessera.training.recipe_files import parse_recipe
 from tessera.training.run import make_task, train
 from tests.training.test_resume import final_state, same_state
 from tests.training.tiny import CODEC, metrics, write

@@ -13,7 +13,7 @@ from tessera.float_flow import FloatFlow
 from tessera.loading import load
 from tessera.part_folder import save_part
 from tessera.training.flow_making import make
-from tessera.training.recipe import load_recipe
+from tessera.training.recipe_files import load_recipe
 from tessera.training.run import train
 from tests.training.tiny import COMMON, FLOW, metrics, write
 

@@ -29,7 +29,7 @@ from tessera.randomness import Draws
 from tessera.record import Record
 from tessera.training.joint_task import JointTask
 from tessera.training.loader import Batch, Batches
-from tessera.training.recipe import load_recipe, parse_recipe
+from tessera.training.recipe_files import load_recipe, parse_recipe
 from tessera.training.run import make_task, train
 from tessera.training.task import to_picture
 from tests.contexts.test_clip_joint import IMAGE as CLIP_IMAGE

@@ -11,7 +11,8 @@ from tessera.codecs.presets import PRESETS
 from tessera.errors import UsageError
 from tessera.families.versatile.presets import CODECS as RELEASED
 from tessera.families.versatile.presets import preset
-from tessera.training.recipe import ClipRecipe, CodecRecipe, FlowRecipe, JointRecipe, load_recipe
+from tessera.training.recipe import ClipRecipe, CodecRecipe, FlowRecipe, JointRecipe
+from tessera.training.recipe_files import load_recipe
 from tessera.training.run import make_task
 from tessera.yaml_files import parse_yaml
 from tests.training.tiny import CODEC, FLOW, write

@@ -13,7 +13,7 @@ from tessera.evaluation.scenes_reader import ABSENT, QUESTIONS, ScenesReader, an
 from tessera.part_folder import load_part
 from tessera.registry import READERS
 from tessera.training.loader import Batch
-from tessera.training.recipe import parse_recipe
+from tessera.training.recipe_files import parse_recipe
 from tessera.training.run import train
 from tessera.training.scenes_reader import ScenesReaderTask
 

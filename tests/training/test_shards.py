@@ -23,7 +23,8 @@ from tessera.part_folder import save_part
 from tessera.randomness import Draws
 from tessera.registry import NETWORKS, build
 from tessera.training.flow_making import make
-from tessera.training.recipe import FlowRecipe, NullPromptRecipe, load_recipe
+from tessera.training.recipe import FlowRecipe, NullPromptRecipe
+from tessera.training.recipe_files import load_recipe
 from tessera.training.run import train
 from tessera.training.task import to_picture
 from tests.contexts.test_clip_joint import MERGES, VOCABULARY, in_transformers

@@ -14,7 +14,7 @@ from tessera.errors import UsageError
 from tessera.part_folder import load_part
 from tessera.registry import CODECS
 from tessera.training.loader import Batch, Batches
-from tessera.training.recipe import load_recipe, parse_recipe
+from tessera.training.recipe_files import load_recipe, parse_recipe
 from tessera.training.run import make_task, train
 from tessera.training.text_codec import cyclic
 from tests.training.tiny import COMMON, metrics, write

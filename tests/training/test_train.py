@@ -237,7 +237,7 @@ def test_misfits_are_one_sentence(tmp_path: Path, changes: dict[str, Any], sente
 
 
 def test_the_recipe_is_kept_with_the_run(tmp_path: Path) -> None:
-    from tessera.training.recipe import load_recipe
+    from tessera.training.recipe_files import load_recipe
 
     run = train(write(tmp_path, CODEC, steps=1))
     assert load_recipe(run / "recipe.yaml") == load_recipe(tmp_path / "recipe-in.yaml", ["steps=1"])

@@ -28,8 +28,8 @@ from tessera.training.recipe import (
     ReaderRecipe,
     Recipe,
     TextCodecRecipe,
-    load_recipe,
 )
+from tessera.training.recipe_files import load_recipe
 from tessera.training.task import Task
 from tessera.training.trainer import Trainer, make_accelerator
 

@@ -32,7 +32,8 @@ from tessera.training.ema import EMA
 from tessera.training.loader import Batch, Batches, batches, fixed_batches
 from tessera.training.optimizers import Optimizers
 from tessera.training.panel import save_panel
-from tessera.training.recipe import Recipe, as_read_now, compare_recipes
+from tessera.training.recipe import Recipe
+from tessera.training.recipe_files import as_read_now, compare_recipes
 from tessera.training.schedules import Decay, Plateau, RateSchedule
 from tessera.training.task import Panel, Task
 from tessera.training.trackers import check_packages, log_pictures, make_tracker
