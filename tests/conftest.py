@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: xdist workers share the cores
 
+import torch
 from hypothesis import settings
 
 from tests import typecheck
@@ -13,6 +14,7 @@ typecheck.install()
 
 def pytest_runtest_setup() -> None:
     typecheck.begin_test()
+    torch.manual_seed(0)  # what a test draws does not depend on which others ran before it in its process
 
 
 # No deadline: a shared machine is sometimes slow. The same examples in every run: whether a change passes must depend on the change alone.

@@ -50,7 +50,6 @@ def test_a_run_writes_a_codec_and_says_how_much_comes_back(tmp_path):
 
 
 def test_it_learns_captions_by_heart():
-    torch.manual_seed(1)  # initial weights, whatever ran before in this process
     task = make_task(parse_recipe(TEXT | {"out": "nowhere", "beta": 0.01}, "here"), 64).train()
     texts = ["a red circle above a blue square", "two small stars", "there is a ring on white", "a cross"]
     optimizer = torch.optim.Adam(task.parameters(), 6e-3)
@@ -131,7 +130,6 @@ def test_a_given_deviation_is_that_of_the_noise():
 
 
 def test_it_learns_captions_by_heart_from_all_words_states():
-    torch.manual_seed(1)  # initial weights, whatever ran before in this process
     task = make_task(parse_recipe(TEXT | {"out": "nowhere", "beta": 0.0, "deviation": 0.1, "codec": ALL}, "here"), 64).train()
     texts = ["a red circle above a blue square", "two small stars", "there is a ring on white", "a cross"]
     optimizer = torch.optim.Adam(task.parameters(), 1e-2)
